@@ -1,0 +1,3 @@
+//! The `gridfaas` command.
+
+fn main() {}

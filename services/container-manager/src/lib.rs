@@ -1,0 +1,1 @@
+//! Runs the task files of a bucket in metered containers

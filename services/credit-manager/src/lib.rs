@@ -1,0 +1,3 @@
+//! Bills CPU time against wallets and says what a balance allows.
+
+pub mod settlement;

@@ -1,0 +1,3 @@
+//! SETTLEMENT: keeps the wallet in step with the ledger.
+
+pub mod wallet;

@@ -1,0 +1,1 @@
+//! Every service of gridfaas in one process, on embedded defaults

@@ -1,0 +1,1 @@
+//! Static helper of a container: the launcher outside and the task runner inside

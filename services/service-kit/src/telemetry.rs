@@ -1,0 +1,33 @@
+//! Logs.
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt;
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is not a log filter (such as `info` or `warn,credit_manager=debug`)")]
+pub struct LogFilterError(String);
+
+/// Starts logging to standard error, which leaves standard output to data. The variable `RUST_LOG` overrides `filter`.
+/// Does nothing if logging was started before.
+pub fn start(filter: &str, format: LogFormat) -> Result<(), LogFilterError> {
+    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| filter.to_owned());
+    let parsed = EnvFilter::try_new(&filter).map_err(|_| LogFilterError(filter))?;
+    let lines = fmt()
+        .with_env_filter(parsed)
+        .with_writer(std::io::stderr)
+        .with_target(true);
+    let _already_started = match format {
+        LogFormat::Text => lines.try_init(),
+        LogFormat::Json => lines.json().try_init(),
+    };
+    Ok(())
+}
