@@ -62,35 +62,6 @@ candidate_version() {
 
 is_debian() { (. /etc/os-release && [ "$ID" = debian ]) 2>/dev/null; }
 
-# apt with lists and cache of its own and unstable as its only source, so that the system's apt never hears of unstable.
-apt_unstable() {
-  # The configuration file is read after the system's, whose hooks after an update are meant for the system's cache.
-  apt-get -qq -c "$work/apt.conf" "$@"
-}
-prepare_apt_unstable() {
-  local mirror keyring
-  mirror=$(debian_mirror)
-  keyring=$(debian_keyring)
-  mkdir -p "$work"/{lists,cache/archives,packages}/partial
-  : >"$work/status"
-  printf 'Types: deb\nURIs: %s\nSuites: sid\nComponents: main\nSigned-By: %s\n' "$mirror" "$keyring" >"$work/sid.sources"
-  cat >"$work/apt.conf" <<END
-#clear APT::Update::Post-Invoke;
-#clear APT::Update::Post-Invoke-Success;
-#clear DPkg::Post-Invoke;
-Dir::Etc::SourceList "$work/sid.sources";
-Dir::Etc::SourceParts "/dev/null";
-Dir::State::Lists "$work/lists";
-Dir::State::Status "$work/status";
-Dir::Cache "$work/cache";
-Acquire::Languages "none";
-// A mirror kept at a date has a Release file whose end has passed; its signature is checked all the same.
-Acquire::Check-Valid-Until "false";
-// The folder is ours alone, so the download needs no user of its own.
-APT::Sandbox::User "root";
-END
-}
-
 # Puts the C library of `$work/libc` beside the binaries of the package tree at `$1`, and points them there.
 bundle_libc() {
   local tree=$1 folder binary loader name
@@ -113,7 +84,7 @@ bundle_libc() {
   done
 }
 
-# repack FROM TO: the package with its own C library, and so without the demand for a newer one.
+# repack PACKAGE LIBC6-PACKAGE: makes `$work/apptainer.deb`, which has the C library inside and demands no newer one.
 repack() {
   local tree=$work/tree
   apt_install patchelf
@@ -132,11 +103,9 @@ install_from_unstable() {
   local package libc_wanted libc_have
   work=$(mktemp -d)
   at_exit rm -rf "$work"
-  prepare_apt_unstable
   say 'apptainer: not in the apt sources of this machine; taking it from Debian unstable on the same mirror'
-  apt_unstable update || die 'the list of Debian unstable could not be read' 'does the mirror of apt carry the suite sid?'
-  (cd "$work/packages" && apt_unstable download apptainer) || die 'apptainer could not be downloaded' 'apt has said why'
-  package=$(echo "$work"/packages/apptainer_*.deb)
+  unstable_download "$work" apptainer
+  package=$(echo "$work"/apptainer_*.deb)
   version_at_least "$(dpkg-deb -f "$package" Version)" "$WANTED" ||
     die "Debian unstable has apptainer $(dpkg-deb -f "$package" Version), $WANTED or newer is needed" 'install Apptainer by hand'
 
@@ -145,8 +114,8 @@ install_from_unstable() {
   if dpkg --compare-versions "$libc_have" ge "${libc_wanted:-0}"; then
     cp "$package" "$work/apptainer.deb"
   else
-    (cd "$work/packages" && apt_unstable download libc6) || die 'libc6 could not be downloaded' 'apt has said why'
-    repack "$package" "$(echo "$work"/packages/libc6_*.deb)"
+    unstable_download "$work" libc6
+    repack "$package" "$(echo "$work"/libc6_*.deb)"
   fi
   # apt drops to the user `_apt` to read a local package; make it readable, or it warns.
   chmod 755 "$work"
@@ -189,7 +158,8 @@ fi
 need_root 'installing Apptainer'
 [ "${#tools_missing[@]}" -eq 0 ] || apt_install "${tools_missing[@]}"
 case $source in
-  apt) apt_install apptainer ;;
+  # With the version, so that an older one that is installed does not pass for it.
+  apt) apt_install "apptainer=$candidate" ;;
   unstable) install_from_unstable ;;
 esac
 hash -r

@@ -131,3 +131,40 @@ debian_keyring() {
   [ -f "$keyring" ] || die "\`$keyring\` not found" 'install the package debian-archive-keyring'
   printf '%s\n' "$keyring"
 }
+
+# unstable_download FOLDER PACKAGE…: puts packages of Debian's unstable suite in the folder, from the mirror of this
+# machine. apt does it, so signature and checksums are verified, but with lists of its own: the system's apt never hears of
+# unstable.
+UNSTABLE=
+unstable_download() {
+  local folder=$1 mirror keyring
+  shift
+  if [ -z "$UNSTABLE" ]; then
+    mirror=$(debian_mirror)
+    keyring=$(debian_keyring)
+    UNSTABLE=$(mktemp -d)
+    at_exit rm -rf "$UNSTABLE"
+    mkdir -p "$UNSTABLE"/{lists,archives}/partial
+    : >"$UNSTABLE/status"
+    printf 'Types: deb\nURIs: %s\nSuites: sid\nComponents: main\nSigned-By: %s\n' "$mirror" "$keyring" >"$UNSTABLE/sid.sources"
+    # Read after the system's configuration, whose hooks after an update are meant for the system's cache.
+    cat >"$UNSTABLE/apt.conf" <<END
+#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
+Dir::Etc::SourceList "$UNSTABLE/sid.sources";
+Dir::Etc::SourceParts "/dev/null";
+Dir::State::Lists "$UNSTABLE/lists";
+Dir::State::Status "$UNSTABLE/status";
+Dir::Cache "$UNSTABLE";
+Acquire::Languages "none";
+// A mirror kept at a date has a Release file whose end has passed; its signature is checked all the same.
+Acquire::Check-Valid-Until "false";
+// The folders are ours alone, so the download needs no user of its own.
+APT::Sandbox::User "root";
+END
+    apt-get -qq -c "$UNSTABLE/apt.conf" -o APT::Update::Error-Mode=any update >&2 ||
+      die 'the package list of Debian unstable could not be read' 'does the mirror of apt carry the suite sid?'
+  fi
+  (cd "$folder" && apt-get -qq -c "$UNSTABLE/apt.conf" download "$@" >&2) ||
+    die "$* of Debian unstable could not be downloaded" "apt's own message is above"
+}
