@@ -10,8 +10,8 @@
 #   -k          keeps what COMMAND changes on the guest's disk; otherwise every run starts from the same one
 #
 # `run` builds the guest if that is still to do. stdout, stderr and exit status are the command's; 125 means that the
-# guest did not run it to its end. Unix sockets do not work in FOLDER; the guest's own /tmp and /run are there for them.
-# The guest has one core, no cpuset controller, only the loopback network, and counts CPU time in steps of 10 ms.
+# guest did not run it to its end. The guest has one core, no cpuset controller, only the loopback network, and counts CPU
+# time in steps of 10 ms.
 #
 # GRIDFAAS_GUEST is the folder of the guest's disk and kernel; default target/guest.
 set -euo pipefail
