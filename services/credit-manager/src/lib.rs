@@ -1,3 +1,239 @@
 //! Bills CPU time against wallets and says what a balance allows.
+//!
+//! ```text
+//! api ── command ──► writer (one thread) ── changes ──► ledger::journal (SQLite)
+//!                      │  bank: users, sessions, grants, balances     │
+//!                      │     session → rating → standing → grant      └── one commit, then the replies
+//!                      ├── news ──► watch ──► the nodes
+//!                      └── posted ─► settlement::payout ◄─► wallet ◄── settlement::deposit
+//! ```
+//!
+//! A container-manager opens a [`session`] per task attempt and reports the running total of its meter. [`rating`]
+//! turns the total into charges, the [`ledger`] posts them, [`standing`] says what the balance is worth and [`grant`] how
+//! far each session may run. All of it is one pure state, the [`bank`]; the [`writer`] is the thread that owns it
+//! together with the journal, and answers only what is on disk. [`settlement`] keeps the wallet in step.
 
+pub mod api;
+pub mod bank;
+pub mod config;
+pub mod grant;
+pub mod ledger;
+pub mod rating;
+pub mod session;
 pub mod settlement;
+pub mod standing;
+pub mod users;
+pub mod watch;
+pub mod writer;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use proto::credit::v1::account_service_server::AccountServiceServer;
+use proto::credit::v1::session_service_server::SessionServiceServer;
+use service_kit::{Chain, Clock, OnExit, Supervisor};
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tracing::{info, warn};
+
+use crate::api::{AccountApi, SessionApi};
+use crate::bank::Now;
+use crate::ledger::{Journal, Reader};
+use crate::settlement::audit::Auditor;
+use crate::settlement::deposit::Scanner;
+use crate::settlement::payout::Payouts;
+use crate::settlement::wallet::Wallet;
+use crate::writer::{CommandError, Desk, Writer, WriterEnd};
+
+pub use crate::config::Config;
+
+/// Pause before a failed background task is started again.
+const BACKOFF: Duration = Duration::from_secs(1);
+
+/// A report of every session that a large node can run fits many times over.
+const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+/// The outside world.
+#[derive(Clone)]
+pub struct Edges {
+    pub wallet: Arc<dyn Wallet>,
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Serves on `listener` until `shutdown`.
+///
+/// Errors if the configuration makes no sense, if the ledger cannot be opened or written, and if the wallet does not
+/// answer at the very first start; later the service starts without it and waits for it.
+pub async fn run(
+    config: Config,
+    edges: Edges,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    config.validate().context("the configuration makes no sense")?;
+    let journal = Journal::open(&config.database).context("failed to open the ledger")?;
+    let desk = Desk::open(journal).context("failed to load the ledger")?;
+    check_wallet(&edges, desk.bank.views().is_empty()).await?;
+
+    let settle = Arc::new(Notify::new());
+    let (writer, writer_end) = Writer::start(desk, settle.clone()).context("failed to start the ledger")?;
+    let mut supervisor = Supervisor::new(shutdown.clone());
+    supervise_settlement(&mut supervisor, &config, &edges, &writer, settle)?;
+    supervise_leases(&mut supervisor, &config, &edges, &writer);
+    let served = serve(&config, &edges, writer, listener, shutdown.clone());
+    let ended = stop_with_ledger(writer_end, shutdown.clone());
+    let (served, ended, ()) = tokio::join!(
+        async {
+            let served = served.await;
+            // Whatever ended the server, nothing else makes sense without it.
+            shutdown.cancel();
+            served
+        },
+        ended,
+        supervisor.drain(config.grace()),
+    );
+    ended.context("the ledger cannot go on")?;
+    served.context("failed to serve")
+}
+
+/// A wallet that was never reached is more likely to be configured wrongly than to be down.
+async fn check_wallet(edges: &Edges, is_first_start: bool) -> anyhow::Result<()> {
+    match edges.wallet.check().await {
+        Ok(()) => Ok(()),
+        Err(err) if is_first_start => Err(err).context("the wallet is not ready"),
+        Err(err) => {
+            warn!(error = %Chain(&err), "the wallet is not ready, starting without it");
+            Ok(())
+        }
+    }
+}
+
+fn supervise_settlement(
+    supervisor: &mut Supervisor,
+    config: &Config,
+    edges: &Edges,
+    writer: &Writer,
+    wake: Arc<Notify>,
+) -> anyhow::Result<()> {
+    let scanner = Scanner {
+        writer: writer.clone(),
+        wallet: edges.wallet.clone(),
+        clock: edges.clock.clone(),
+        confirmations: config.confirmations,
+        interval: config.deposit_poll(),
+    };
+    let payouts = Payouts {
+        writer: writer.clone(),
+        wallet: edges.wallet.clone(),
+        clock: edges.clock.clone(),
+        rules: config.rules()?,
+        interval: config.payout_poll(),
+        late_execution: config.payout_late(),
+        wake,
+    };
+    let on_exit = OnExit::Restart { backoff: BACKOFF };
+    supervisor.spawn("deposits", on_exit, move |shutdown| scanner.clone().run(shutdown));
+    supervisor.spawn("payouts", on_exit, move |shutdown| payouts.clone().run(shutdown));
+    Ok(())
+}
+
+fn supervise_leases(supervisor: &mut Supervisor, config: &Config, edges: &Edges, writer: &Writer) {
+    let (lease, clock, writer) = (config.lease(), edges.clock.clone(), writer.clone());
+    let on_exit = OnExit::Restart { backoff: BACKOFF };
+    supervisor.spawn("leases", on_exit, move |shutdown| {
+        expire_leases(writer.clone(), clock.clone(), lease, shutdown)
+    });
+}
+
+/// Closes the sessions of silent nodes.
+async fn expire_leases(
+    writer: Writer,
+    clock: Arc<dyn Clock>,
+    lease: Duration,
+    shutdown: CancellationToken,
+) -> Result<(), CommandError> {
+    // A tenth of the lease is as exact as a lease has to be.
+    let mut timer = tokio::time::interval((lease / 10).max(Duration::from_millis(1)));
+    loop {
+        tokio::select! {
+            _ = timer.tick() => {}
+            () = shutdown.cancelled() => return Ok(()),
+        }
+        let now = Now {
+            wall: clock.now(),
+            instant: Instant::now(),
+        };
+        let lost = writer.call(move |desk| Ok(desk.bank.expire(lease, now)?)).await?;
+        for bill in lost {
+            let closed = bill.closed;
+            warn!(session_id = %closed.id, user = %closed.user, "lease expired, session closed free of charge");
+        }
+    }
+}
+
+async fn serve(
+    config: &Config,
+    edges: &Edges,
+    writer: Writer,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let reader = Reader::new(config.database.clone());
+    let auditor = Auditor {
+        writer: writer.clone(),
+        reader: reader.clone(),
+        wallet: edges.wallet.clone(),
+        confirmations: config.confirmations,
+    };
+    let sessions = SessionServiceServer::new(SessionApi {
+        writer: writer.clone(),
+        clock: edges.clock.clone(),
+        shutdown: shutdown.clone(),
+    });
+    let accounts = AccountServiceServer::new(AccountApi {
+        writer,
+        reader,
+        wallet: edges.wallet.clone(),
+        clock: edges.clock.clone(),
+        auditor,
+        settings: config.settings()?,
+    });
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<SessionServiceServer<SessionApi>>().await;
+    health.set_serving::<AccountServiceServer<AccountApi>>().await;
+    let reflection = config
+        .reflection
+        .then(|| {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+                .build_v1()
+        })
+        .transpose()?;
+    info!(address = %listener.local_addr()?, "serving");
+    Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .add_service(health_service)
+        .add_optional_service(reflection)
+        .add_service(sessions.max_decoding_message_size(MESSAGE_BYTES_MAX))
+        .add_service(accounts)
+        .serve_with_incoming_shutdown(
+            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            shutdown.cancelled_owned(),
+        )
+        .await?;
+    Ok(())
+}
+
+/// Waits for the ledger's thread. If it ends first, the service ends with it.
+async fn stop_with_ledger(end: WriterEnd, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let ended = end.await;
+    shutdown.cancel();
+    ended.context("the ledger's thread failed")??;
+    Ok(())
+}

@@ -1,3 +1,9 @@
 //! SETTLEMENT: keeps the wallet in step with the ledger.
+//!
+//! Our ledger is the truth, the wallet mirrors it. [`deposit`] credits what arrives on the chain, [`payout`] pays out
+//! what was earned, [`audit`] proves that both agree.
 
+pub mod audit;
+pub mod deposit;
+pub mod payout;
 pub mod wallet;

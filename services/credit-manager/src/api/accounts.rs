@@ -1,0 +1,319 @@
+//! People's side: users, functions, history, audit.
+
+use std::sync::Arc;
+
+use proto::credit::v1 as wire;
+use proto::credit::v1::account_service_server::AccountService;
+use proto::{InvalidField, parse};
+use service_kit::Clock;
+use tonic::{Request, Response, Status};
+use tracing::info;
+use units::{Amount, Billing, CpuPrice, CpuTime, FunctionName, Policy, UserName};
+
+use super::status::{from_audit, from_command, from_read, from_wallet};
+use super::wire_outcome;
+use crate::bank::{BankError, UserView};
+use crate::ledger::reader::SessionRecord;
+use crate::ledger::{Reader, Transfer, TransferId};
+use crate::settlement::audit::Auditor;
+use crate::settlement::wallet::Wallet;
+use crate::users::{Settings, SettingsPatch, User};
+use crate::writer::{CommandError, Desk, Writer};
+
+/// Rows of a list that was asked for without a limit.
+const LIMIT: u32 = 100;
+/// Rows of any list: a message holds them easily.
+const LIMIT_MAX: u32 = 10_000;
+
+pub struct AccountApi {
+    pub writer: Writer,
+    pub reader: Reader,
+    pub wallet: Arc<dyn Wallet>,
+    pub clock: Arc<dyn Clock>,
+    pub auditor: Auditor,
+    /// Of new users.
+    pub settings: Settings,
+}
+
+impl AccountApi {
+    async fn call<T: Send + 'static>(
+        &self,
+        command: impl FnOnce(&mut Desk) -> Result<T, CommandError> + Send + 'static,
+    ) -> Result<T, Status> {
+        self.writer.call(command).await.map_err(|err| from_command(&err))
+    }
+}
+
+#[tonic::async_trait]
+impl AccountService for AccountApi {
+    async fn create_user(
+        &self,
+        request: Request<wire::CreateUserRequest>,
+    ) -> Result<Response<wire::CreateUserResponse>, Status> {
+        let name: UserName = parse("name", &request.into_inner().name)?;
+        let taken = name.clone();
+        self.call(move |desk| match desk.bank.has_user(&taken) {
+            true => Err(BankError::UserExists(taken).into()),
+            false => Ok(()),
+        })
+        .await?;
+        // Asked before anything is written: the wallet gives the same user the same address again.
+        let address = self
+            .wallet
+            .deposit_address(&name)
+            .await
+            .map_err(|err| from_wallet(&err))?;
+        let user = User {
+            name,
+            address,
+            settings: self.settings.clone(),
+            created_at: self.clock.now(),
+        };
+        let view = self.call(move |desk| Ok(desk.bank.create_user(user)?)).await?;
+        info!(user = %view.user.name, address = %view.user.address, "user created");
+        Ok(Response::new(wire::CreateUserResponse {
+            user: Some(wire_user(&view)),
+        }))
+    }
+
+    async fn get_user(
+        &self,
+        request: Request<wire::GetUserRequest>,
+    ) -> Result<Response<wire::GetUserResponse>, Status> {
+        let name: UserName = parse("name", &request.into_inner().name)?;
+        let view = self.call(move |desk| Ok(desk.bank.view(&name)?)).await?;
+        Ok(Response::new(wire::GetUserResponse {
+            user: Some(wire_user(&view)),
+        }))
+    }
+
+    async fn list_users(
+        &self,
+        _request: Request<wire::ListUsersRequest>,
+    ) -> Result<Response<wire::ListUsersResponse>, Status> {
+        let views = self.call(|desk| Ok(desk.bank.views())).await?;
+        Ok(Response::new(wire::ListUsersResponse {
+            users: views.iter().map(wire_user).collect(),
+        }))
+    }
+
+    async fn update_user(
+        &self,
+        request: Request<wire::UpdateUserRequest>,
+    ) -> Result<Response<wire::UpdateUserResponse>, Status> {
+        let message = request.into_inner();
+        let name: UserName = parse("name", &message.name)?;
+        let patch = settings_patch(&message)?;
+        let view = self
+            .call(move |desk| Ok(desk.bank.update_user(&name, &patch)?))
+            .await?;
+        info!(user = %view.user.name, "user updated");
+        Ok(Response::new(wire::UpdateUserResponse {
+            user: Some(wire_user(&view)),
+        }))
+    }
+
+    async fn create_function(
+        &self,
+        request: Request<wire::CreateFunctionRequest>,
+    ) -> Result<Response<wire::CreateFunctionResponse>, Status> {
+        let message = request.into_inner();
+        let function: FunctionName = parse("name", &message.name)?;
+        let user: UserName = parse("user", &message.user)?;
+        let name = function.clone();
+        let view = self
+            .call(move |desk| {
+                desk.bank.create_function(name, &user)?;
+                Ok(desk.bank.view(&user)?)
+            })
+            .await?;
+        Ok(Response::new(wire::CreateFunctionResponse {
+            function: Some(wire_function(&function, &view)),
+        }))
+    }
+
+    async fn list_functions(
+        &self,
+        request: Request<wire::ListFunctionsRequest>,
+    ) -> Result<Response<wire::ListFunctionsResponse>, Status> {
+        let user: Option<UserName> = optional("user", &request.into_inner().user)?;
+        let functions = self
+            .call(move |desk| {
+                if let Some(user) = &user {
+                    desk.bank.view(user)?;
+                }
+                let functions = desk.bank.functions(user.as_ref()).into_iter();
+                let seen = functions.map(|(name, user)| Ok((name, desk.bank.view(&user)?)));
+                seen.collect::<Result<Vec<_>, CommandError>>()
+            })
+            .await?;
+        Ok(Response::new(wire::ListFunctionsResponse {
+            functions: functions
+                .iter()
+                .map(|(name, view)| wire_function(name, view))
+                .collect(),
+        }))
+    }
+
+    async fn list_transfers(
+        &self,
+        request: Request<wire::ListTransfersRequest>,
+    ) -> Result<Response<wire::ListTransfersResponse>, Status> {
+        let message = request.into_inner();
+        let user = optional("user", &message.user)?;
+        let transfers = self
+            .reader
+            .transfers(user, limit(message.limit))
+            .await
+            .map_err(|err| from_read(&err))?;
+        Ok(Response::new(wire::ListTransfersResponse {
+            transfers: transfers.iter().map(wire_transfer).collect(),
+        }))
+    }
+
+    async fn list_sessions(
+        &self,
+        request: Request<wire::ListSessionsRequest>,
+    ) -> Result<Response<wire::ListSessionsResponse>, Status> {
+        let message = request.into_inner();
+        let (user, function) = (
+            optional("user", &message.user)?,
+            optional("function", &message.function)?,
+        );
+        let sessions = self
+            .reader
+            .sessions(user, function, limit(message.limit))
+            .await
+            .map_err(|err| from_read(&err))?;
+        Ok(Response::new(wire::ListSessionsResponse {
+            sessions: sessions.iter().map(wire_session).collect(),
+        }))
+    }
+
+    async fn audit(
+        &self,
+        _request: Request<wire::AuditRequest>,
+    ) -> Result<Response<wire::AuditResponse>, Status> {
+        let checks = self.auditor.audit().await.map_err(|err| from_audit(&err))?;
+        Ok(Response::new(wire::AuditResponse {
+            ok: checks.iter().all(|check| check.ok),
+            checks: checks
+                .into_iter()
+                .map(|check| wire::AuditCheck {
+                    name: check.name.to_owned(),
+                    ok: check.ok,
+                    detail: check.detail,
+                })
+                .collect(),
+        }))
+    }
+}
+
+fn settings_patch(message: &wire::UpdateUserRequest) -> Result<SettingsPatch, InvalidField> {
+    let debt_limit = message.debt_limit_halfords.map(Amount::from_halfords);
+    if debt_limit.is_some_and(Amount::is_negative) {
+        let problem = "is negative (hint: a debt limit of 2 GRC lets the balance go down to -2 GRC)";
+        return Err(InvalidField::new("debt_limit_halfords", problem));
+    }
+    let price = message
+        .cpu_time_us_per_grc
+        .map(|micros| match i64::try_from(micros) {
+            Ok(_) => CpuPrice::from_cpu_time_per_grc(CpuTime::from_micros(micros))
+                .map_err(|err| InvalidField::new("cpu_time_us_per_grc", err)),
+            Err(_) => Err(InvalidField::new(
+                "cpu_time_us_per_grc",
+                "is longer than any counter",
+            )),
+        });
+    let policy = message.policy.map(|_| Policy::try_from(message.policy()));
+    let billing = message.billing.map(|_| Billing::try_from(message.billing()));
+    Ok(SettingsPatch {
+        min_balance: message.min_balance_halfords.map(Amount::from_halfords),
+        debt_limit,
+        policy: policy.transpose()?,
+        billing: billing.transpose()?,
+        price: price.transpose()?,
+        accounting: message.accounting,
+    })
+}
+
+/// A name, or none where the text is empty.
+fn optional<T>(field: &'static str, text: &str) -> Result<Option<T>, InvalidField>
+where
+    T: std::str::FromStr<Err: ToString>,
+{
+    if text.is_empty() {
+        Ok(None)
+    } else {
+        parse(field, text).map(Some)
+    }
+}
+
+fn limit(asked: u32) -> u32 {
+    if asked == 0 { LIMIT } else { asked.min(LIMIT_MAX) }
+}
+
+fn wire_user(view: &UserView) -> wire::User {
+    let settings = &view.user.settings;
+    wire::User {
+        name: view.user.name.to_string(),
+        deposit_address: view.user.address.to_string(),
+        balance_halfords: view.balance.halfords(),
+        pending_deposit_halfords: view.pending.halfords(),
+        granted_halfords: view.granted.halfords(),
+        standing: wire::Standing::from(view.standing).into(),
+        min_balance_halfords: settings.min_balance.halfords(),
+        debt_limit_halfords: settings.debt_limit.halfords(),
+        policy: wire::Policy::from(settings.policy).into(),
+        billing: wire::Billing::from(settings.billing).into(),
+        cpu_time_us_per_grc: settings.price.cpu_time_per_grc().micros(),
+        accounting: settings.accounting,
+        millicores: view.capacity.millicores(),
+        live_sessions: u32::try_from(view.live_sessions).unwrap_or(u32::MAX),
+    }
+}
+
+fn wire_function(name: &FunctionName, view: &UserView) -> wire::Function {
+    wire::Function {
+        name: name.to_string(),
+        user: view.user.name.to_string(),
+        may_start: view.refusal.is_none(),
+        refusal: view.refusal.clone().unwrap_or_default(),
+    }
+}
+
+fn wire_transfer(transfer: &Transfer) -> wire::Transfer {
+    wire::Transfer {
+        id: transfer.id.to_string(),
+        debit_account: transfer.debit.to_string(),
+        credit_account: transfer.credit.to_string(),
+        amount_halfords: transfer.amount.halfords(),
+        kind: transfer.kind.as_str().to_owned(),
+        reference: transfer.reference.clone(),
+        posted_at_ms: transfer.posted_at.unix_ms(),
+        reverses: transfer
+            .reverses
+            .as_ref()
+            .map(TransferId::to_string)
+            .unwrap_or_default(),
+    }
+}
+
+fn wire_session(session: &SessionRecord) -> wire::Session {
+    let (closed_at, outcome) = session.closed.unzip();
+    wire::Session {
+        session_id: session.id.to_string(),
+        task_id: session.task.to_string(),
+        user: session.user.to_string(),
+        function: session.function.to_string(),
+        object_key: session.key.clone(),
+        node_id: session.node.to_string(),
+        attempt: session.attempt,
+        cpu_time_us: session.total.micros(),
+        amount_halfords: session.amount.halfords(),
+        opened_at_ms: session.opened_at.unix_ms(),
+        closed_at_ms: closed_at.map_or(0, units::Timestamp::unix_ms),
+        outcome: outcome.map_or(wire::Outcome::Unspecified, wire_outcome).into(),
+        cpu_time_us_per_grc: session.price.cpu_time_per_grc().micros(),
+    }
+}

@@ -1,0 +1,248 @@
+//! The container-managers' side: sessions and their watchers.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt as _};
+use proto::credit::v1 as wire;
+use proto::credit::v1::open_session_response::Outcome as Answer;
+use proto::credit::v1::session_service_server::SessionService;
+use proto::{InvalidField, parse};
+use service_kit::Clock;
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+use tracing::info;
+use units::{Amount, CpuTime, MilliCores, NodeId, SessionId, TaskId};
+
+use super::status::from_command;
+use super::{wire_outcome, wire_state};
+use crate::bank::{BankError, Now, OpenRequest, Opened, Refusal, Usage, UserView};
+use crate::session::{Bill, Closed, Outcome};
+use crate::watch::News;
+use crate::writer::{CommandError, Desk, Writer};
+
+/// What an object key can be, in bytes: S3's own limit.
+const KEY_BYTES_MAX: usize = 1024;
+
+pub struct SessionApi {
+    pub writer: Writer,
+    pub clock: Arc<dyn Clock>,
+    /// Ends the watchers' streams, which would never end by themselves.
+    pub shutdown: CancellationToken,
+}
+
+impl SessionApi {
+    fn now(&self) -> Now {
+        Now {
+            wall: self.clock.now(),
+            instant: Instant::now(),
+        }
+    }
+
+    async fn call<T: Send + 'static>(
+        &self,
+        command: impl FnOnce(&mut Desk) -> Result<T, CommandError> + Send + 'static,
+    ) -> Result<T, Status> {
+        self.writer.call(command).await.map_err(|err| from_command(&err))
+    }
+}
+
+#[tonic::async_trait]
+impl SessionService for SessionApi {
+    async fn open_session(
+        &self,
+        request: Request<wire::OpenSessionRequest>,
+    ) -> Result<Response<wire::OpenSessionResponse>, Status> {
+        let message = request.into_inner();
+        let task: Option<TaskId> = match message.task_id.as_str() {
+            "" => None,
+            text => Some(parse("task_id", text)?),
+        };
+        let open = open_request(message)?;
+        let (session, function, key) = (open.session, open.function.clone(), open.key.clone());
+        let (fresh, now) = (TaskId::new(), self.now());
+        let opened = self
+            .call(move |desk| {
+                if let Some(bill) = desk.bill(session)? {
+                    return Err(already_closed(&bill.closed).into());
+                }
+                let earlier = task.map(|id| desk.task(id)).transpose()?.flatten();
+                Ok(desk.bank.open(open, earlier, fresh, now)?)
+            })
+            .await?;
+        let answer = match opened {
+            Opened::Licensed { session, state } => {
+                let task = &session.task;
+                let attempt = task.attempts;
+                info!(session_id = %session.id, task_id = %task.id, user = %session.user, %function, key, attempt, "session opened");
+                Answer::Opened(wire::SessionOpened {
+                    task_id: task.id.to_string(),
+                    user: session.user.to_string(),
+                    attempt,
+                    failures: task.failures,
+                    cpu_time_us_per_grc: session.price.cpu_time_per_grc().micros(),
+                    billing: wire::Billing::from(session.billing).into(),
+                    state: Some(wire_state(&state)),
+                })
+            }
+            Opened::Refused { refusal, message } => {
+                info!(session_id = %session, %function, key, reason = message, "session refused");
+                Answer::Refused(wire::SessionRefused {
+                    reason: wire_refusal(refusal).into(),
+                    message,
+                })
+            }
+        };
+        Ok(Response::new(wire::OpenSessionResponse {
+            outcome: Some(answer),
+        }))
+    }
+
+    async fn report_usage(
+        &self,
+        request: Request<wire::ReportUsageRequest>,
+    ) -> Result<Response<wire::ReportUsageResponse>, Status> {
+        let message = request.into_inner();
+        let node: NodeId = parse("node_id", &message.node_id)?;
+        let usages = message.usages.iter().map(usage).collect::<Result<Vec<_>, _>>()?;
+        let now = self.now();
+        let states = self
+            .call(move |desk| Ok(desk.bank.report(&node, &usages, now)?))
+            .await?;
+        Ok(Response::new(wire::ReportUsageResponse {
+            states: states.iter().map(wire_state).collect(),
+        }))
+    }
+
+    async fn close_session(
+        &self,
+        request: Request<wire::CloseSessionRequest>,
+    ) -> Result<Response<wire::CloseSessionResponse>, Status> {
+        let message = request.into_inner();
+        let session: SessionId = parse("session_id", &message.session_id)?;
+        let total = CpuTime::from_micros(message.cpu_time_us);
+        let outcome = outcome(message.outcome())?;
+        let now = self.clock.now();
+        let (bill, view) = self
+            .call(move |desk| {
+                let bill = match desk.bill(session)? {
+                    Some(bill) => same_close(bill, total, outcome)?,
+                    None => desk.bank.close(session, total, outcome, now)?,
+                };
+                let view = desk.bank.view(&bill.closed.user)?;
+                Ok((bill, view))
+            })
+            .await?;
+        let amount = bill.closed.amount;
+        info!(session_id = %session, amount_halfords = amount.halfords(), outcome = outcome.as_str(), "session closed");
+        Ok(Response::new(wire_bill(&bill, &view)))
+    }
+
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<wire::WatchResponse, Status>> + Send>>;
+
+    async fn watch(
+        &self,
+        request: Request<wire::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let node: NodeId = parse("node_id", &request.into_inner().node_id)?;
+        let news = self
+            .call(move |desk| Ok(desk.watchers.add(node, &desk.bank)))
+            .await?;
+        let stream = ReceiverStream::new(news)
+            .map(|news| Ok(wire_news(&news)))
+            .take_until(self.shutdown.clone().cancelled_owned());
+        Ok(Response::new(Box::pin(stream)))
+    }
+}
+
+fn open_request(message: wire::OpenSessionRequest) -> Result<OpenRequest, InvalidField> {
+    if !(1..=KEY_BYTES_MAX).contains(&message.object_key.len()) {
+        let problem = format!("has {} bytes, not 1 to {KEY_BYTES_MAX}", message.object_key.len());
+        return Err(InvalidField::new("object_key", problem));
+    }
+    let cap = Amount::from_halfords(message.max_amount_halfords);
+    if cap.is_negative() {
+        let problem = "is negative (hint: 0 means no cap)";
+        return Err(InvalidField::new("max_amount_halfords", problem));
+    }
+    Ok(OpenRequest {
+        session: parse("session_id", &message.session_id)?,
+        node: parse("node_id", &message.node_id)?,
+        function: parse("function", &message.function)?,
+        key: message.object_key,
+        cap: Some(cap).filter(|cap| cap.is_positive()),
+        capacity: MilliCores::from_millicores(message.millicores),
+    })
+}
+
+fn usage(message: &wire::Usage) -> Result<Usage, InvalidField> {
+    Ok(Usage {
+        session: parse("session_id", &message.session_id)?,
+        total: CpuTime::from_micros(message.cpu_time_us),
+        capacity: MilliCores::from_millicores(message.millicores),
+        revision: message.revision,
+    })
+}
+
+fn outcome(message: wire::Outcome) -> Result<Outcome, InvalidField> {
+    match message {
+        wire::Outcome::Unspecified => Err(InvalidField::new("outcome", "is not set")),
+        wire::Outcome::Succeeded => Ok(Outcome::Succeeded),
+        wire::Outcome::Failed => Ok(Outcome::Failed),
+        wire::Outcome::GaveUp => Ok(Outcome::GaveUp),
+        wire::Outcome::Aborted => Ok(Outcome::Aborted),
+        wire::Outcome::Cancelled => Ok(Outcome::Cancelled),
+        wire::Outcome::PlatformFault => Ok(Outcome::PlatformFault),
+    }
+}
+
+fn wire_refusal(refusal: Refusal) -> wire::RefusalReason {
+    match refusal {
+        Refusal::UnknownFunction => wire::RefusalReason::UnknownFunction,
+        Refusal::AlreadyRunning => wire::RefusalReason::AlreadyRunning,
+        Refusal::NoFunds => wire::RefusalReason::NoFunds,
+        Refusal::CapSpent => wire::RefusalReason::CapSpent,
+    }
+}
+
+fn already_closed(closed: &Closed) -> BankError {
+    BankError::AlreadyClosed {
+        session: closed.id,
+        outcome: closed.outcome,
+    }
+}
+
+/// A close that was heard before is answered as before; another end of the same session is refused. The ledger keeps
+/// the highest total, so a repeated close may name a smaller one.
+fn same_close(bill: Bill, total: CpuTime, outcome: Outcome) -> Result<Bill, BankError> {
+    let closed = &bill.closed;
+    if wire_outcome(closed.outcome) == wire_outcome(outcome) && total <= closed.total {
+        Ok(bill)
+    } else {
+        Err(already_closed(closed))
+    }
+}
+
+fn wire_bill(bill: &Bill, view: &UserView) -> wire::CloseSessionResponse {
+    wire::CloseSessionResponse {
+        amount_halfords: bill.closed.amount.halfords(),
+        task_amount_halfords: bill.task_amount.halfords(),
+        transfer_ids: bill.transfers.iter().map(ToString::to_string).collect(),
+        balance_halfords: view.balance.halfords(),
+        standing: wire::Standing::from(view.standing).into(),
+        debt_limit_halfords: view.user.settings.debt_limit.halfords(),
+    }
+}
+
+fn wire_news(news: &News) -> wire::WatchResponse {
+    let gates = news.gates.iter().map(|(user, may_start)| wire::UserGate {
+        user: user.to_string(),
+        may_start: *may_start,
+    });
+    wire::WatchResponse {
+        states: news.states.iter().map(wire_state).collect(),
+        gates: gates.collect(),
+    }
+}

@@ -1,0 +1,195 @@
+//! The whole state of credit-manager in memory, and what every event does to it. Pure: no clock, no files, no network.
+//!
+//! The journal holds the same state; a [`Bank`] is rebuilt from it at every start. Each method checks first and changes
+//! then, notes in [`Effects`] what has to be written and who has to be told, and leaves both to the
+//! [`writer`](crate::writer).
+
+mod grants;
+mod money;
+mod sessions;
+mod users;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tokio::time::Instant;
+use units::{Amount, FunctionName, SessionId, Timestamp, UserName};
+
+use crate::ledger::accounts::BalanceOverflow;
+use crate::ledger::{Account, Balances, Transfer};
+use crate::rating::TotalTooLarge;
+use crate::session::{Closed, Leases, Outcome, Session, Task};
+use crate::settlement::payout::Payout;
+use crate::settlement::wallet::{Address, Cursor, PaymentId};
+use crate::users::{User, UserState};
+
+pub use money::FEE_RESERVE;
+pub use sessions::{OpenRequest, Opened, Refusal, Usage};
+pub use users::UserView;
+
+/// The present moment, as the two kinds of time that are kept apart: for records, and for intervals.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    pub wall: Timestamp,
+    pub instant: Instant,
+}
+
+/// One thing for the journal to write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    User(User),
+    Function(FunctionName, UserName),
+    Task(Task),
+    Opened(Box<Session>),
+    Closed(Closed, Timestamp),
+    Posted(Transfer),
+    Payout(Payout),
+    Scanned(Cursor),
+}
+
+/// What a command leaves to be done.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Effects {
+    /// To be written before anybody hears of the command's outcome, in this order.
+    pub changes: Vec<Change>,
+    /// Live sessions whose row has to be brought up to date with this commit.
+    pub stale: BTreeSet<SessionId>,
+    /// Live sessions whose nodes have to be told their state.
+    pub news: BTreeSet<SessionId>,
+    /// Users whose gate opened or closed.
+    pub gates: BTreeSet<UserName>,
+}
+
+/// Why a command changed nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum BankError {
+    #[error("there is no user `{0}` (hint: `gridfaas user list` shows who there is)")]
+    UnknownUser(UserName),
+    #[error("there is a user `{0}` already")]
+    UserExists(UserName),
+    #[error("function `{function}` belongs to user `{owner}`")]
+    FunctionTaken { function: FunctionName, owner: UserName },
+    #[error("there is no session `{0}`")]
+    UnknownSession(SessionId),
+    #[error("session `{0}` was opened before with other content")]
+    OpenedDifferently(SessionId),
+    #[error("session `{session}` is closed already, as {}", outcome.as_str())]
+    AlreadyClosed { session: SessionId, outcome: Outcome },
+    #[error("session `{session}`")]
+    Total {
+        session: SessionId,
+        #[source]
+        err: TotalTooLarge,
+    },
+    #[error("address `{0}` belongs to another user")]
+    AddressTaken(Address),
+    #[error("there is no unfinished payment `{0}`")]
+    UnknownPayment(PaymentId),
+    #[error(transparent)]
+    Overflow(#[from] BalanceOverflow),
+}
+
+#[derive(Debug, Default)]
+pub struct Bank {
+    users: BTreeMap<UserName, UserState>,
+    addresses: BTreeMap<Address, UserName>,
+    functions: BTreeMap<FunctionName, UserName>,
+    /// The live ones.
+    sessions: BTreeMap<SessionId, Session>,
+    /// Which session runs an object: at most one may (I10).
+    objects: BTreeMap<(FunctionName, String), SessionId>,
+    leases: Leases,
+    balances: Balances,
+    /// The unfinished ones.
+    payouts: BTreeMap<PaymentId, Payout>,
+    cursor: Option<Cursor>,
+    effects: Effects,
+}
+
+impl Bank {
+    pub fn new(balances: Balances) -> Self {
+        Self {
+            balances,
+            ..Self::default()
+        }
+    }
+
+    pub fn restore_user(&mut self, user: User) {
+        self.addresses.insert(user.address.clone(), user.name.clone());
+        let name = user.name.clone();
+        self.users.insert(name.clone(), UserState::new(user));
+        self.note_gate(&name);
+        self.effects = Effects::default();
+    }
+
+    pub fn restore_function(&mut self, name: FunctionName, user: UserName) {
+        self.functions.insert(name, user);
+    }
+
+    pub fn restore_session(&mut self, session: Session, now: Instant) {
+        let user = session.user.clone();
+        self.leases.renew(session.id, now);
+        self.insert_session(session);
+        self.note_gate(&user);
+        self.effects = Effects::default();
+    }
+
+    pub fn restore_payout(&mut self, payout: Payout) {
+        self.payouts.insert(payout.payment.id.clone(), payout);
+    }
+
+    pub fn restore_cursor(&mut self, cursor: Option<Cursor>) {
+        self.cursor = cursor;
+    }
+
+    pub fn balances(&self) -> &Balances {
+        &self.balances
+    }
+
+    pub fn cursor(&self) -> Option<&Cursor> {
+        self.cursor.as_ref()
+    }
+
+    /// What the last command left to be done.
+    pub fn take_effects(&mut self) -> Effects {
+        std::mem::take(&mut self.effects)
+    }
+
+    pub fn session(&self, id: SessionId) -> Option<&Session> {
+        self.sessions.get(&id)
+    }
+
+    pub fn sessions(&self) -> impl Iterator<Item = &Session> {
+        self.sessions.values()
+    }
+
+    fn user(&self, name: &UserName) -> Result<&UserState, BankError> {
+        self.users
+            .get(name)
+            .ok_or_else(|| BankError::UnknownUser(name.clone()))
+    }
+
+    /// What a user owns, all reported usage included.
+    fn balance(&self, user: &UserState) -> Amount {
+        let posted = self.balances.of(&Account::User(user.user.name.clone()));
+        posted.saturating_sub(user.unposted)
+    }
+
+    fn post(&mut self, transfer: Transfer) -> Result<(), BalanceOverflow> {
+        self.balances.post(&transfer)?;
+        self.effects.changes.push(Change::Posted(transfer));
+        Ok(())
+    }
+
+    /// Two banks are in the same state if they would answer everything alike; leases and effects are not state.
+    #[cfg(test)]
+    pub(crate) fn assert_same_state(&self, other: &Self) {
+        assert_eq!(self.users, other.users);
+        assert_eq!(self.addresses, other.addresses);
+        assert_eq!(self.functions, other.functions);
+        assert_eq!(self.sessions, other.sessions);
+        assert_eq!(self.objects, other.objects);
+        assert_eq!(self.balances, other.balances);
+        assert_eq!(self.payouts, other.payouts);
+        assert_eq!(self.cursor, other.cursor);
+    }
+}

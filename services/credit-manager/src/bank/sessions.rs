@@ -1,0 +1,300 @@
+//! Sessions: opened, reported, closed, lost.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use units::{
+    Amount, CpuTime, FunctionName, Grant, MilliCores, NodeId, SessionId, TaskId, Timestamp, UserName,
+};
+
+use super::grants::Cause;
+use super::{Bank, BankError, Change, Now};
+use crate::grant::Holding;
+use crate::ledger::{Transfer, TransferId};
+use crate::rating::Meter;
+use crate::session::{Bill, Closed, Outcome, Session, SessionState, Task};
+
+/// A node asks to run an object.
+#[derive(Clone, Debug)]
+pub struct OpenRequest {
+    pub session: SessionId,
+    pub node: NodeId,
+    pub function: FunctionName,
+    pub key: String,
+    /// The most that all attempts of the task may cost.
+    pub cap: Option<Amount>,
+    pub capacity: MilliCores,
+}
+
+/// The answer to an [`OpenRequest`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Opened {
+    Licensed {
+        session: Box<Session>,
+        state: SessionState,
+    },
+    Refused {
+        refusal: Refusal,
+        /// For people; names the user and the figures.
+        message: String,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    UnknownFunction,
+    AlreadyRunning,
+    NoFunds,
+    CapSpent,
+}
+
+/// One session's running totals.
+#[derive(Clone, Copy, Debug)]
+pub struct Usage {
+    pub session: SessionId,
+    /// The whole total so far, not the part since the last report.
+    pub total: CpuTime,
+    pub capacity: MilliCores,
+    /// The newest revision that the node enforces.
+    pub revision: u64,
+}
+
+impl Bank {
+    /// Opens a session, or says why not. `earlier` is the task whose id the request gave, if there is one; `fresh` is
+    /// the id of a new task. The same request again gets the same session, with its present state.
+    pub fn open(
+        &mut self,
+        request: OpenRequest,
+        earlier: Option<Task>,
+        fresh: TaskId,
+        now: Now,
+    ) -> Result<Opened, BankError> {
+        if let Some(live) = self.sessions.get(&request.session) {
+            let task = &live.task;
+            if live.node != request.node || task.function != request.function || task.key != request.key {
+                return Err(BankError::OpenedDifferently(request.session));
+            }
+            self.leases.renew(request.session, now.instant);
+            return self.licensed(request.session);
+        }
+        let Some(name) = self.functions.get(&request.function).cloned() else {
+            let message = format!("function {} is not registered", request.function);
+            return Ok(refused(Refusal::UnknownFunction, message));
+        };
+        let object = (request.function.clone(), request.key.clone());
+        if let Some(running) = self.objects.get(&object) {
+            let message = format!(
+                "session {running} runs {} of {} already",
+                request.key, request.function
+            );
+            return Ok(refused(Refusal::AlreadyRunning, message));
+        }
+        let user = self.user(&name)?;
+        let settings = &user.user.settings;
+        if let Err(message) = settings.may_start(&name, self.balance(user)) {
+            return Ok(refused(Refusal::NoFunds, message));
+        }
+        let task = earlier
+            .filter(|task| task.continues_with(&request.function, &request.key))
+            .unwrap_or_else(|| Task::new(fresh, request.function.clone(), request.key.clone()));
+        if let Some(cap) = request.cap.filter(|cap| task.amount >= *cap) {
+            let message = format!(
+                "task {} of {name} has cost {} GRC, its cap is {cap}",
+                task.id, task.amount
+            );
+            return Ok(refused(Refusal::CapSpent, message));
+        }
+        let task = Task {
+            attempts: task.attempts.saturating_add(1),
+            ..task
+        };
+        let billed = settings.accounting.then_some(settings.price);
+        let session = Session {
+            id: request.session,
+            user: name.clone(),
+            node: request.node,
+            task: task.clone(),
+            task_cap: request.cap,
+            billing: settings.billing,
+            price: settings.price,
+            opened_at: now.wall,
+            capacity: request.capacity,
+            meter: Meter::new(billed),
+            holding: Holding::new(if billed.is_some() {
+                Grant::default()
+            } else {
+                Grant::UNLIMITED
+            }),
+        };
+        self.effects.changes.push(Change::Task(task));
+        self.effects
+            .changes
+            .push(Change::Opened(Box::new(session.clone())));
+        self.leases.renew(request.session, now.instant);
+        self.insert_session(session);
+        self.share_out(&name, &Cause::Asked(&[request.session]));
+        self.licensed(request.session)
+    }
+
+    fn licensed(&self, id: SessionId) -> Result<Opened, BankError> {
+        let unknown = || BankError::UnknownSession(id);
+        Ok(Opened::Licensed {
+            session: Box::new(self.sessions.get(&id).ok_or_else(unknown)?.clone()),
+            state: self.state(id).ok_or_else(unknown)?,
+        })
+    }
+
+    /// Takes the running totals of any number of one node's sessions. Those that are unknown, closed or another node's
+    /// are left out of the answer. One absurd total refuses the whole report.
+    pub fn report(
+        &mut self,
+        node: &NodeId,
+        usages: &[Usage],
+        now: Now,
+    ) -> Result<Vec<SessionState>, BankError> {
+        let is_ours = |usage: &&Usage| {
+            let session = self.sessions.get(&usage.session);
+            session.is_some_and(|session| session.node == *node)
+        };
+        let usages: Vec<Usage> = usages.iter().filter(is_ours).copied().collect();
+        let mut reported: BTreeMap<UserName, Vec<SessionId>> = BTreeMap::new();
+        for usage in &usages {
+            let id = usage.session;
+            let session = self.sessions.get(&id).ok_or(BankError::UnknownSession(id))?;
+            session
+                .meter
+                .check(usage.total)
+                .map_err(|err| BankError::Total { session: id, err })?;
+            reported.entry(session.user.clone()).or_default().push(id);
+        }
+        for usage in &usages {
+            let id = usage.session;
+            self.leases.renew(id, now.instant);
+            self.observe(id, usage.total)?;
+            self.amend(id, |session| {
+                session.capacity = usage.capacity;
+                session.holding.acknowledge(usage.revision);
+            });
+            self.charge(id, now.wall, Meter::due)?;
+        }
+        for (user, ids) in &reported {
+            self.share_out(user, &Cause::Asked(ids));
+        }
+        Ok(usages
+            .iter()
+            .filter_map(|usage| self.state(usage.session))
+            .collect())
+    }
+
+    fn observe(&mut self, id: SessionId, total: CpuTime) -> Result<(), BankError> {
+        let observed = self.amend(id, |session| session.meter.observe(total));
+        match observed {
+            None => Err(BankError::UnknownSession(id)),
+            Some(Err(err)) => Err(BankError::Total { session: id, err }),
+            Some(Ok(_)) => Ok(()),
+        }
+    }
+
+    /// Posts what `due` says is to be posted for a session.
+    fn charge(
+        &mut self,
+        id: SessionId,
+        now: Timestamp,
+        due: impl FnOnce(&Meter) -> Option<Amount>,
+    ) -> Result<(), BankError> {
+        let session = self.sessions.get(&id).ok_or(BankError::UnknownSession(id))?;
+        let Some(amount) = due(&session.meter) else {
+            return Ok(());
+        };
+        let sequence = session.meter.postings().len();
+        let transfer = Transfer::charge(id, sequence, &session.user, amount, now);
+        self.post(transfer)?;
+        self.amend(id, |session| session.meter.on_posted(amount));
+        Ok(())
+    }
+
+    /// Closes a live session at `total`, or at its highest reported total where that is larger. Charges it, or reverses
+    /// all its charges where the end is our fault.
+    pub fn close(
+        &mut self,
+        id: SessionId,
+        total: CpuTime,
+        outcome: Outcome,
+        now: Timestamp,
+    ) -> Result<Bill, BankError> {
+        if !self.sessions.contains_key(&id) {
+            return Err(BankError::UnknownSession(id));
+        }
+        self.observe(id, total)?;
+        if outcome.is_charged() {
+            self.charge(id, now, Meter::due_at_close)?;
+        } else {
+            self.reverse(id, now)?;
+        }
+        let session = self.sessions.get(&id).ok_or(BankError::UnknownSession(id))?;
+        let amount = if outcome.is_charged() {
+            session.meter.cost()
+        } else {
+            Amount::ZERO
+        };
+        let user = session.user.clone();
+        let task = session.task.after(outcome, amount);
+        let transfers = transfers(session, outcome);
+        let closed = Closed {
+            id,
+            user: user.clone(),
+            task: task.id,
+            total: session.meter.total(),
+            outcome,
+            amount,
+        };
+        self.remove_session(id);
+        self.effects.stale.remove(&id);
+        let task_amount = task.amount;
+        self.effects.changes.push(Change::Task(task));
+        self.effects.changes.push(Change::Closed(closed.clone(), now));
+        self.share_out(&user, &Cause::Freed);
+        Ok(Bill {
+            closed,
+            task_amount,
+            transfers,
+        })
+    }
+
+    fn reverse(&mut self, id: SessionId, now: Timestamp) -> Result<(), BankError> {
+        let session = self.sessions.get(&id).ok_or(BankError::UnknownSession(id))?;
+        let user = session.user.clone();
+        let postings = session.meter.postings().to_vec();
+        for (sequence, amount) in postings.into_iter().enumerate() {
+            let charge = Transfer::charge(id, sequence, &user, amount, now);
+            self.post(Transfer::reversal(&charge, now))?;
+        }
+        Ok(())
+    }
+
+    /// Closes every session that was not heard of for longer than `lease`, at its last total and free of charge.
+    pub fn expire(&mut self, lease: Duration, now: Now) -> Result<Vec<Bill>, BankError> {
+        self.leases
+            .expired(now.instant, lease)
+            .into_iter()
+            .map(|id| self.close(id, CpuTime::ZERO, Outcome::Lost, now.wall))
+            .collect()
+    }
+}
+
+/// Every transfer of an ended session: its charges, and their reversals where it is not charged.
+fn transfers(session: &Session, outcome: Outcome) -> Vec<TransferId> {
+    let charges = 0..session.meter.postings().len();
+    let mut ids: Vec<TransferId> = charges
+        .map(|sequence| TransferId::charge(session.id, sequence))
+        .collect();
+    if !outcome.is_charged() {
+        let reversals: Vec<TransferId> = ids.iter().map(TransferId::reversal).collect();
+        ids.extend(reversals);
+    }
+    ids
+}
+
+fn refused(refusal: Refusal, message: String) -> Opened {
+    Opened::Refused { refusal, message }
+}

@@ -1,0 +1,292 @@
+//! credit-manager's configuration. `deployment/config/credit-manager.toml` shows every key.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+use service_kit::telemetry::LogFormat;
+use units::{Amount, Billing, CpuPrice, CpuTime, Policy};
+
+use crate::settlement::payout::Rules;
+use crate::settlement::wallet::{Address, AddressError};
+use crate::users::Settings;
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Address and port of the gRPC service.
+    pub listen: SocketAddr,
+    /// The SQLite file that holds the ledger. Made if it does not exist.
+    pub database: PathBuf,
+    pub wallet: WalletConfig,
+    #[serde(default)]
+    pub defaults: UserDefaults,
+    /// How deep in the chain a deposit has to be to be credited.
+    #[serde(default = "ten")]
+    pub confirmations: u32,
+    /// How often the wallet is asked for deposits.
+    #[serde(default = "one_second_ms")]
+    pub deposit_poll_ms: u64,
+    /// How often the outbox is looked at without being woken.
+    #[serde(default = "five_seconds_ms")]
+    pub payout_poll_ms: u64,
+    /// After a payment whose outcome is unclear, how long the wallet may still carry it out.
+    #[serde(default = "one_minute_ms")]
+    pub payout_late_ms: u64,
+    /// Charges are settled when at least this much has come together.
+    #[serde(default = "coin_movement")]
+    pub min_coin_movement: Amount,
+    /// Where earnings are sent in `addresses` mode. Absent: they stay in the wallet.
+    #[serde(default)]
+    pub receiver_address: Option<String>,
+    /// A session whose node does not report it for this long is closed, free of charge, and its task may run again.
+    #[serde(default = "five_minutes_ms")]
+    pub lease_ms: u64,
+    /// How long running calls have to finish at shutdown.
+    #[serde(default = "five_seconds_ms")]
+    pub grace_ms: u64,
+    /// Whether clients may ask for the service's protos.
+    #[serde(default)]
+    pub reflection: bool,
+    #[serde(default = "info")]
+    pub log: String,
+    #[serde(default)]
+    pub log_format: LogFormat,
+}
+
+/// The Gridcoin daemon.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WalletConfig {
+    pub url: String,
+    pub user: String,
+    /// A file whose first line is the password.
+    pub password_file: PathBuf,
+    pub mode: WalletMode,
+    /// In `accounts` mode, the wallet account that settled charges move to.
+    #[serde(default = "provider_account")]
+    pub provider_account: String,
+    #[serde(default = "ten_seconds_ms")]
+    pub request_timeout_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WalletMode {
+    /// The wallet keeps an account per user (`enableaccounts=1`, `staking=0`); settling is moving between accounts.
+    Accounts,
+    /// The wallet only knows addresses; settling is sending the provider's earnings.
+    Addresses,
+}
+
+/// What a new user starts with.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UserDefaults {
+    /// At or below this balance a user is low on funds, in GRC.
+    pub min_balance: Amount,
+    /// How far below zero a balance may go, in GRC.
+    pub debt_limit: Amount,
+    pub policy: Policy,
+    pub billing: Billing,
+    /// The tariff: core-seconds that one GRC buys.
+    pub cpu_core_seconds_per_grc: u64,
+}
+
+impl Default for UserDefaults {
+    fn default() -> Self {
+        let two = Amount::from_halfords(200_000_000);
+        Self {
+            min_balance: two,
+            debt_limit: two,
+            policy: Policy::Greedy,
+            billing: Billing::Used,
+            cpu_core_seconds_per_grc: 600,
+        }
+    }
+}
+
+/// A value that parses and makes no sense.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidConfig {
+    #[error("`defaults.debt_limit` is negative (hint: 2 lets a balance go down to -2)")]
+    DebtLimit,
+    #[error("`defaults.cpu_core_seconds_per_grc` is 0, so one GRC would buy nothing")]
+    Price,
+    #[error("`confirmations` is 0 (hint: coins seen only in the memory pool may never come; 10 is usual)")]
+    Confirmations,
+    #[error("`min_coin_movement` is not positive")]
+    CoinMovement,
+    #[error("`{0}` is 0")]
+    ZeroInterval(&'static str),
+    #[error("`receiver_address`")]
+    Receiver(#[source] AddressError),
+    #[error(
+        "`receiver_address` has no use in `accounts` mode, where charges move to `wallet.provider_account`"
+    )]
+    ReceiverUnused,
+}
+
+impl Config {
+    /// Refuses values that parse and make no sense.
+    pub fn validate(&self) -> Result<(), InvalidConfig> {
+        self.settings()?;
+        self.rules()?;
+        if self.confirmations == 0 {
+            return Err(InvalidConfig::Confirmations);
+        }
+        for (key, ms) in [
+            ("deposit_poll_ms", self.deposit_poll_ms),
+            ("payout_poll_ms", self.payout_poll_ms),
+            ("lease_ms", self.lease_ms),
+            ("wallet.request_timeout_ms", self.wallet.request_timeout_ms),
+        ] {
+            if ms == 0 {
+                return Err(InvalidConfig::ZeroInterval(key));
+            }
+        }
+        Ok(())
+    }
+
+    /// The settings of a new user.
+    pub fn settings(&self) -> Result<Settings, InvalidConfig> {
+        let defaults = &self.defaults;
+        if defaults.debt_limit.is_negative() {
+            return Err(InvalidConfig::DebtLimit);
+        }
+        let per_grc = CpuTime::from_secs(defaults.cpu_core_seconds_per_grc);
+        Ok(Settings {
+            min_balance: defaults.min_balance,
+            debt_limit: defaults.debt_limit,
+            policy: defaults.policy,
+            billing: defaults.billing,
+            price: CpuPrice::from_cpu_time_per_grc(per_grc).map_err(|_| InvalidConfig::Price)?,
+            accounting: true,
+        })
+    }
+
+    /// How settled money leaves.
+    pub fn rules(&self) -> Result<Rules, InvalidConfig> {
+        let min = self.min_coin_movement;
+        if !min.is_positive() {
+            return Err(InvalidConfig::CoinMovement);
+        }
+        match (self.wallet.mode, &self.receiver_address) {
+            (WalletMode::Accounts, None) => Ok(Rules::Move {
+                provider: self.wallet.provider_account.clone(),
+                min,
+            }),
+            (WalletMode::Accounts, Some(_)) => Err(InvalidConfig::ReceiverUnused),
+            (WalletMode::Addresses, None) => Ok(Rules::Keep),
+            (WalletMode::Addresses, Some(text)) => {
+                let receiver: Address = text.parse().map_err(InvalidConfig::Receiver)?;
+                Ok(Rules::Send { receiver, min })
+            }
+        }
+    }
+
+    pub fn deposit_poll(&self) -> Duration {
+        Duration::from_millis(self.deposit_poll_ms)
+    }
+
+    pub fn payout_poll(&self) -> Duration {
+        Duration::from_millis(self.payout_poll_ms)
+    }
+
+    pub fn payout_late(&self) -> Duration {
+        Duration::from_millis(self.payout_late_ms)
+    }
+
+    pub fn lease(&self) -> Duration {
+        Duration::from_millis(self.lease_ms)
+    }
+
+    pub fn grace(&self) -> Duration {
+        Duration::from_millis(self.grace_ms)
+    }
+}
+
+fn ten() -> u32 {
+    10
+}
+
+fn one_second_ms() -> u64 {
+    1_000
+}
+
+fn five_seconds_ms() -> u64 {
+    5_000
+}
+
+fn ten_seconds_ms() -> u64 {
+    10_000
+}
+
+fn one_minute_ms() -> u64 {
+    60_000
+}
+
+fn five_minutes_ms() -> u64 {
+    300_000
+}
+
+/// The published prototype's block of 0.05 GRC.
+fn coin_movement() -> Amount {
+    Amount::from_halfords(5_000_000)
+}
+
+fn provider_account() -> String {
+    "gridfaas".to_owned()
+}
+
+fn info() -> String {
+    "info".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(more: &str) -> Config {
+        let text = format!(
+            r#"
+            listen = "127.0.0.1:0"
+            database = "credit.db"
+            {more}
+            [wallet]
+            url = "http://127.0.0.1:9332"
+            user = "gridfaas"
+            password_file = "password"
+            mode = "addresses"
+            "#
+        );
+        toml::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn a_new_user_starts_with_the_prototypes_values() {
+        let settings = config("").settings().unwrap();
+        assert_eq!(settings.price, CpuPrice::DEFAULT);
+        assert_eq!(settings.debt_limit.to_string(), "2.00000000");
+        assert_eq!(config("").rules().unwrap(), Rules::Keep);
+    }
+
+    #[test]
+    fn values_that_make_no_sense_are_refused_by_name() {
+        for (line, key) in [
+            ("defaults.debt_limit = \"-2\"", "debt_limit"),
+            (
+                "defaults.cpu_core_seconds_per_grc = 0",
+                "cpu_core_seconds_per_grc",
+            ),
+            ("confirmations = 0", "confirmations"),
+            ("min_coin_movement = \"0\"", "min_coin_movement"),
+            ("lease_ms = 0", "lease_ms"),
+            ("receiver_address = \"nowhere\"", "receiver_address"),
+        ] {
+            let err = config(line).validate().unwrap_err();
+            assert!(err.to_string().contains(key), "{line}: {err}");
+        }
+    }
+}

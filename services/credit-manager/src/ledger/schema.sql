@@ -1,0 +1,101 @@
+CREATE TABLE users (
+    name TEXT PRIMARY KEY,
+    address TEXT NOT NULL UNIQUE,
+    min_balance INTEGER NOT NULL,          -- halfords, as every amount here
+    debt_limit INTEGER NOT NULL CHECK (debt_limit >= 0),
+    policy TEXT NOT NULL,
+    billing TEXT NOT NULL,
+    cpu_time_us_per_grc INTEGER NOT NULL CHECK (cpu_time_us_per_grc > 0),
+    accounting INTEGER NOT NULL,
+    created_at_ms INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE functions (
+    name TEXT PRIMARY KEY,
+    user TEXT NOT NULL REFERENCES users (name)
+) STRICT;
+
+CREATE TABLE tasks (
+    id TEXT PRIMARY KEY,
+    function TEXT NOT NULL REFERENCES functions (name),
+    object_key TEXT NOT NULL,
+    attempts INTEGER NOT NULL,
+    failures INTEGER NOT NULL,
+    amount INTEGER NOT NULL,               -- of closed sessions
+    is_over INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE sessions (
+    id TEXT PRIMARY KEY,
+    user TEXT NOT NULL REFERENCES users (name),
+    node TEXT NOT NULL,
+    task TEXT NOT NULL REFERENCES tasks (id),
+    attempt INTEGER NOT NULL,
+    task_cap INTEGER,                      -- NULL: none
+    billing TEXT NOT NULL,
+    cpu_time_us_per_grc INTEGER NOT NULL,
+    is_billed INTEGER NOT NULL,
+    opened_at_ms INTEGER NOT NULL,
+    millicores INTEGER NOT NULL,
+    total_us INTEGER NOT NULL,             -- the highest total reported
+    revision INTEGER NOT NULL,
+    throttle_at_us INTEGER NOT NULL,       -- the newest grant
+    stop_at_us INTEGER NOT NULL,
+    held_throttle_at_us INTEGER NOT NULL,  -- the largest totals that the node may still enforce
+    held_stop_at_us INTEGER NOT NULL,
+    closed_at_ms INTEGER,                  -- NULL while live, and so are the next two
+    outcome TEXT,
+    amount INTEGER
+) STRICT;
+CREATE INDEX sessions_live ON sessions (id) WHERE closed_at_ms IS NULL;
+CREATE INDEX sessions_of_user ON sessions (user, opened_at_ms);
+
+CREATE TABLE accounts (
+    name TEXT PRIMARY KEY,
+    balance INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE transfers (
+    sequence INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    debit TEXT NOT NULL REFERENCES accounts (name),
+    credit TEXT NOT NULL REFERENCES accounts (name),
+    amount INTEGER NOT NULL CHECK (amount > 0),
+    kind TEXT NOT NULL,
+    reference TEXT NOT NULL,
+    posted_at_ms INTEGER NOT NULL,
+    reverses TEXT UNIQUE REFERENCES transfers (id),
+    CHECK (debit <> credit)
+) STRICT;
+CREATE INDEX transfers_of_reference ON transfers (reference);
+CREATE INDEX transfers_of_debit ON transfers (debit, sequence);
+CREATE INDEX transfers_of_credit ON transfers (credit, sequence);
+
+CREATE TRIGGER transfers_are_never_changed BEFORE UPDATE ON transfers
+BEGIN SELECT RAISE (ABORT, 'a transfer is never changed'); END;
+CREATE TRIGGER transfers_are_never_deleted BEFORE DELETE ON transfers
+BEGIN SELECT RAISE (ABORT, 'a transfer is never deleted'); END;
+
+-- The outbox: a payment is here before the wallet hears of it.
+CREATE TABLE payments (
+    id TEXT PRIMARY KEY,
+    user TEXT REFERENCES users (name),     -- whose charges it settles; NULL: earnings to the receiver
+    amount INTEGER NOT NULL CHECK (amount > 0),
+    from_label TEXT,                       -- of a move
+    to_label TEXT,
+    to_address TEXT,                       -- of a send
+    state TEXT NOT NULL,
+    txid TEXT,
+    fee INTEGER,
+    created_at_ms INTEGER NOT NULL,
+    changed_at_ms INTEGER NOT NULL,
+    CHECK ((to_address IS NULL) = (from_label IS NOT NULL AND to_label IS NOT NULL))
+) STRICT;
+-- One in flight per account.
+CREATE UNIQUE INDEX payments_unfinished ON payments (coalesce(user, '')) WHERE state <> 'done';
+
+-- The block after which the scan for deposits goes on.
+CREATE TABLE scan (
+    only INTEGER PRIMARY KEY CHECK (only = 1),
+    cursor TEXT NOT NULL
+) STRICT;

@@ -1,0 +1,226 @@
+//! Proves that the ledger holds its invariants and that the wallet agrees with it. The names are those of DESIGN's
+//! invariants; each check tells the figures it was judged by.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use service_kit::Chain;
+use tracing::error;
+use units::Amount;
+
+use super::wallet::{Address, Deposits, Wallet};
+use crate::ledger::reader::{Proof, ReadError};
+use crate::ledger::{Account, Reader, TransferId};
+use crate::writer::{CommandError, Desk, Writer};
+
+/// One invariant, judged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    pub name: &'static str,
+    pub ok: bool,
+    /// The figures behind the verdict.
+    pub detail: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Ledger(#[from] CommandError),
+}
+
+/// What an audit asks.
+#[derive(Clone)]
+pub struct Auditor {
+    pub writer: Writer,
+    pub reader: Reader,
+    pub wallet: Arc<dyn Wallet>,
+    pub confirmations: u32,
+}
+
+impl Auditor {
+    /// Every check, in the order of the invariants. A wallet that cannot be asked fails its checks, not the audit.
+    pub async fn audit(&self) -> Result<Vec<Check>, AuditError> {
+        let proof = self.reader.proof().await?;
+        let mut checks = vec![
+            conservation(&proof),
+            replay(&proof),
+            positive(&proof),
+            charges(&proof),
+            self.writer.call(|desk| Ok(grants(desk))).await?,
+        ];
+        checks.extend(self.mirror().await?);
+        for check in checks.iter().filter(|check| !check.ok) {
+            error!(check = check.name, detail = check.detail, "an audit check failed");
+        }
+        Ok(checks)
+    }
+
+    /// I7. The ledger is read before the wallet is asked, so a deposit credited in between cannot look missing.
+    async fn mirror(&self) -> Result<[Check; 2], AuditError> {
+        let credited = self.reader.credited_deposits().await?;
+        let addresses = self.writer.call(|desk| Ok(addresses(desk))).await?;
+        let deposits = match self.wallet.deposits(None, self.confirmations).await {
+            Ok(found) => on_chain(&credited, &addresses, &found, self.confirmations),
+            Err(err) => Check {
+                name: DEPOSITS,
+                ok: false,
+                detail: Chain(&err).to_string(),
+            },
+        };
+        let owed = self.writer.call(|desk| Ok(owed(desk))).await?;
+        let coins = match self.wallet.balance(self.confirmations).await {
+            Ok(balance) => covered(balance, &owed),
+            Err(err) => Check {
+                name: COINS,
+                ok: false,
+                detail: Chain(&err).to_string(),
+            },
+        };
+        Ok([deposits, coins])
+    }
+}
+
+const DEPOSITS: &str = "I7 every credited deposit is on the chain";
+const COINS: &str = "I7 the wallet holds what the ledger owes";
+
+fn conservation(proof: &Proof) -> Check {
+    let sum: i128 = proof
+        .accounts
+        .values()
+        .map(|balance| i128::from(balance.halfords()))
+        .sum();
+    Check {
+        name: "I1 all accounts sum to zero",
+        ok: sum == 0,
+        detail: format!("{} accounts, sum {sum} halfords", proof.accounts.len()),
+    }
+}
+
+fn replay(proof: &Proof) -> Check {
+    let wrong: Vec<String> = proof
+        .accounts
+        .iter()
+        .filter(|(account, balance)| proof.replayed.get(account) != Some(balance))
+        .map(|(account, _)| account.to_string())
+        .collect();
+    Check {
+        name: "I2 balances equal the replayed transfers",
+        ok: wrong.is_empty() && proof.accounts.len() == proof.replayed.len(),
+        detail: format!("{} transfers, accounts that differ: {wrong:?}", proof.transfers),
+    }
+}
+
+fn positive(proof: &Proof) -> Check {
+    Check {
+        name: "I1 every transfer is positive",
+        ok: proof.not_positive == 0,
+        detail: format!(
+            "{} transfers, {} not positive",
+            proof.transfers, proof.not_positive
+        ),
+    }
+}
+
+fn charges(proof: &Proof) -> Check {
+    Check {
+        name: "I4 every closed session cost its price times its CPU time",
+        ok: proof.mischarged.is_empty(),
+        detail: format!(
+            "{} closed sessions, wrong: {:?}",
+            proof.closed_sessions, proof.mischarged
+        ),
+    }
+}
+
+fn grants(desk: &Desk) -> Check {
+    let views = desk.bank.views();
+    // Without room nothing is granted; a limit that was lowered since is not a grant too many.
+    let over: Vec<String> = views
+        .iter()
+        .filter(|view| view.granted > view.user.settings.funds(view.balance).whole)
+        .map(|view| view.user.name.to_string())
+        .collect();
+    let granted: Amount = views.iter().map(|view| view.granted).sum();
+    Check {
+        name: "I5 grants are covered by balance and debt limit",
+        ok: over.is_empty(),
+        detail: format!("{} users, {granted} GRC granted, over: {over:?}", views.len()),
+    }
+}
+
+fn addresses(desk: &Desk) -> BTreeSet<Address> {
+    let views = desk.bank.views();
+    views.into_iter().map(|view| view.user.address).collect()
+}
+
+/// Compares the deposits that the ledger holds with those that the chain shows.
+fn on_chain(
+    credited: &[TransferId],
+    addresses: &BTreeSet<Address>,
+    found: &Deposits,
+    confirmations: u32,
+) -> Check {
+    let ours = |deposit: &&super::wallet::Deposit| addresses.contains(&deposit.id.address);
+    // An id without the round in which it was credited.
+    let present: BTreeSet<String> = found
+        .deposits
+        .iter()
+        .filter(ours)
+        .filter(|deposit| deposit.confirmations >= 0)
+        .map(|deposit| TransferId::deposit_without_round(&deposit.id))
+        .collect();
+    let confirmed = found
+        .deposits
+        .iter()
+        .filter(ours)
+        .filter(|deposit| deposit.confirmations >= i64::from(confirmations))
+        .count();
+    let missing: Vec<&str> = credited
+        .iter()
+        .map(TransferId::without_round)
+        .filter(|id| !present.contains(*id))
+        .collect();
+    Check {
+        name: DEPOSITS,
+        ok: missing.is_empty(),
+        detail: format!(
+            "{} credited, {confirmed} confirmed on the chain, missing there: {missing:?}",
+            credited.len()
+        ),
+    }
+}
+
+/// What the ledger says the wallet has, and how much of it may be under way.
+struct Owed {
+    coins: Amount,
+    under_way: Amount,
+}
+
+fn owed(desk: &Desk) -> Owed {
+    let sends = desk.bank.payouts().filter(|payout| payout.user.is_none());
+    Owed {
+        coins: Amount::ZERO.saturating_sub(desk.bank.balances().of(&Account::Chain)),
+        under_way: sends.map(|payout| payout.payment.amount).sum(),
+    }
+}
+
+/// The wallet may hold more: deposits not credited yet, and the provider's own coins. A payment that is under way, and
+/// its fee, may have left it already.
+fn covered(balance: Amount, owed: &Owed) -> Check {
+    let fee_room = if owed.under_way.is_positive() {
+        crate::bank::FEE_RESERVE
+    } else {
+        Amount::ZERO
+    };
+    let least = owed.coins.saturating_sub(owed.under_way).saturating_sub(fee_room);
+    Check {
+        name: COINS,
+        ok: balance >= least,
+        detail: format!(
+            "wallet {balance} GRC, ledger {} GRC, under way {} GRC",
+            owed.coins, owed.under_way
+        ),
+    }
+}

@@ -1,0 +1,243 @@
+//! PAYOUT: the outbox. A payment is written down before the wallet hears of it, and never made twice.
+//!
+//! ```text
+//!             about to be sent             the wallet said done
+//! unsent ──────────────────► in flight ───────────────────────► done
+//!    ▲                        │     │                             ▲
+//!    │     it was not made    │     │ nobody knows, or a restart  │ the wallet has it
+//!    ├────────────────────────┘     ▼                             │
+//!    └─────────────────────────── unclear ────────────────────────┘
+//!      the wallet does not have it, and it is too late for the lost request to be carried out still
+//! ```
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use service_kit::{Chain, Clock};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+use units::{Amount, Timestamp, UserName};
+use uuid::Uuid;
+
+use super::wallet::{Address, Payment, PaymentId, Receipt, Wallet, WalletError};
+use crate::writer::{CommandError, Writer};
+
+/// One row of the outbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Payout {
+    pub payment: Payment,
+    /// Whose charges it settles; none for earnings that leave for the provider's own address.
+    pub user: Option<UserName>,
+    pub state: PayoutState,
+    pub changed_at: Timestamp,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PayoutState {
+    Unsent,
+    InFlight,
+    Unclear,
+    Done(Receipt),
+}
+
+impl PayoutState {
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Unsent => "unsent",
+            Self::InFlight => "in-flight",
+            Self::Unclear => "unclear",
+            Self::Done(_) => "done",
+        }
+    }
+
+    pub fn receipt(&self) -> Option<&Receipt> {
+        match self {
+            Self::Unsent | Self::InFlight | Self::Unclear => None,
+            Self::Done(receipt) => Some(receipt),
+        }
+    }
+
+    /// A state as the journal has it.
+    pub fn restored(word: &str, receipt: Option<Receipt>) -> Option<Self> {
+        match (word, receipt) {
+            ("unsent", None) => Some(Self::Unsent),
+            ("in-flight", None) => Some(Self::InFlight),
+            ("unclear", None) => Some(Self::Unclear),
+            ("done", Some(receipt)) => Some(Self::Done(receipt)),
+            _ => None,
+        }
+    }
+}
+
+/// Where settled money goes, and in what blocks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rules {
+    /// Each user's charges move to the provider's account of the same wallet.
+    Move { provider: String, min: Amount },
+    /// What all users were charged is sent to the provider's address, in one payment.
+    Send { receiver: Address, min: Amount },
+    /// Earnings stay in the wallet.
+    Keep,
+}
+
+/// What is to be done next for an unfinished payout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Send,
+    /// Asks the wallet whether it was made; only if `resend`, its absence means that it never will be.
+    Find {
+        resend: bool,
+    },
+}
+
+/// Moves the outbox towards empty.
+#[derive(Clone)]
+pub struct Payouts {
+    pub writer: Writer,
+    pub wallet: Arc<dyn Wallet>,
+    pub clock: Arc<dyn Clock>,
+    pub rules: Rules,
+    /// How often to look without being woken.
+    pub interval: Duration,
+    /// After an unclear outcome, how long the lost request may still be carried out.
+    pub late_execution: Duration,
+    pub wake: Arc<Notify>,
+}
+
+impl Payouts {
+    /// Runs until shutdown. Errors if the ledger cannot be written; the wallet's failures are retried.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), CommandError> {
+        // When each outcome became unclear, in this life of the process: a payment in flight at the last end may still
+        // be carried out now.
+        let mut unclear_since: HashMap<PaymentId, Instant> = HashMap::new();
+        let mut timer = tokio::time::interval(self.interval);
+        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = timer.tick() => {}
+                () = self.wake.notified() => {}
+                () = shutdown.cancelled() => return Ok(()),
+            }
+            for payout in self.plan().await? {
+                if shutdown.is_cancelled() {
+                    return Ok(());
+                }
+                self.advance(payout, &mut unclear_since).await?;
+            }
+        }
+    }
+
+    /// Fills the outbox, and reads all of it.
+    async fn plan(&self) -> Result<Vec<Payout>, CommandError> {
+        let (rules, now) = (self.rules.clone(), self.clock.now());
+        self.writer
+            .call(move |desk| {
+                desk.bank.plan_payouts(&rules, fresh_id, now)?;
+                Ok(desk.bank.payouts().cloned().collect())
+            })
+            .await
+    }
+
+    async fn advance(
+        &self,
+        payout: Payout,
+        unclear_since: &mut HashMap<PaymentId, Instant>,
+    ) -> Result<(), CommandError> {
+        let payment = payout.payment;
+        let step = match payout.state {
+            PayoutState::Done(_) => return Ok(()),
+            PayoutState::Unsent => Step::Send,
+            PayoutState::InFlight | PayoutState::Unclear => {
+                let since = *unclear_since
+                    .entry(payment.id.clone())
+                    .or_insert_with(Instant::now);
+                Step::Find {
+                    resend: since.elapsed() >= self.late_execution,
+                }
+            }
+        };
+        let next = match step {
+            Step::Send => {
+                self.set(&payment.id, PayoutState::InFlight).await?;
+                after_sending(&payment, self.wallet.pay(&payment).await)
+            }
+            Step::Find { resend } => {
+                after_looking(&payment, self.wallet.find_payment(&payment).await, resend)
+            }
+        };
+        match next {
+            PayoutState::Unclear => {
+                // The clock of a request that was just lost starts now.
+                unclear_since
+                    .entry(payment.id.clone())
+                    .or_insert_with(Instant::now);
+            }
+            PayoutState::Unsent | PayoutState::InFlight | PayoutState::Done(_) => {
+                unclear_since.remove(&payment.id);
+            }
+        }
+        self.set(&payment.id, next).await
+    }
+
+    async fn set(&self, id: &PaymentId, state: PayoutState) -> Result<(), CommandError> {
+        let (id, now) = (id.clone(), self.clock.now());
+        self.writer
+            .call(move |desk| desk.bank.move_payout(&id, state, now).map_err(CommandError::from))
+            .await
+    }
+}
+
+fn fresh_id(user: Option<&UserName>) -> PaymentId {
+    let what = user.map_or("earnings", UserName::as_str);
+    format!("gridfaas:{what}:{}", Uuid::now_v7())
+        .parse()
+        .expect("a user name and a UUID are plain text")
+}
+
+fn after_sending(payment: &Payment, sent: Result<Receipt, WalletError>) -> PayoutState {
+    let Payment { id, amount, .. } = payment;
+    match sent {
+        Ok(receipt) => {
+            info!(payment_id = %id, amount_halfords = amount.halfords(), "payment settled");
+            PayoutState::Done(receipt)
+        }
+        Err(err) if err.is_unclear() => {
+            warn!(payment_id = %id, error = %Chain(&err), "the outcome of a payment is unclear, will ask the wallet");
+            PayoutState::Unclear
+        }
+        Err(err) if err.is_transient() => {
+            warn!(payment_id = %id, error = %Chain(&err), "payment not sent, will retry");
+            PayoutState::Unsent
+        }
+        Err(err) => {
+            error!(payment_id = %id, error = %Chain(&err), "the wallet refuses a payment, will retry");
+            PayoutState::Unsent
+        }
+    }
+}
+
+fn after_looking(
+    payment: &Payment,
+    found: Result<Option<Receipt>, WalletError>,
+    resend: bool,
+) -> PayoutState {
+    let id = &payment.id;
+    match found {
+        Ok(Some(receipt)) => {
+            info!(payment_id = %id, amount_halfords = payment.amount.halfords(), "an unclear payment was made");
+            PayoutState::Done(receipt)
+        }
+        Ok(None) if resend => {
+            info!(payment_id = %id, "an unclear payment was not made, will be sent again");
+            PayoutState::Unsent
+        }
+        Ok(None) => PayoutState::Unclear,
+        Err(err) => {
+            warn!(payment_id = %id, error = %Chain(&err), "cannot ask the wallet for a payment, will retry");
+            PayoutState::Unclear
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! The one thread that owns the ledger.
+//!
+//! Commands come over a bounded queue and are carried out in order. All that wait are one batch: one transaction, one
+//! flush to disk, and only then the replies. So nobody hears of anything that a crash could undo, and ten thousand
+//! reports cost as many flushes as a handful.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::thread;
+
+use service_kit::Chain;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::Instant;
+use tracing::{error, info};
+use units::{SessionId, TaskId};
+
+use crate::bank::{Bank, BankError, Change, Effects};
+use crate::ledger::accounts::BalanceOverflow;
+use crate::ledger::{Journal, Transfer, TransferId};
+use crate::session::{Bill, Task};
+use crate::watch::Watchers;
+
+/// Commands that may wait. Enough for several batches; a caller beyond it waits for its turn to wait.
+const QUEUE: usize = 4096;
+
+/// Commands in one transaction, at most: more would make the first wait longer than its flush takes.
+const BATCH: usize = 1024;
+
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    #[error(transparent)]
+    Bank(#[from] BankError),
+    #[error("the ledger cannot be written or read")]
+    Journal(#[source] Arc<rusqlite::Error>),
+    #[error("the ledger is closed")]
+    Stopped,
+}
+
+impl From<rusqlite::Error> for CommandError {
+    fn from(err: rusqlite::Error) -> Self {
+        Self::Journal(Arc::new(err))
+    }
+}
+
+impl From<BalanceOverflow> for CommandError {
+    fn from(err: BalanceOverflow) -> Self {
+        Self::Bank(err.into())
+    }
+}
+
+/// What a command may use: the state, and the history in the journal.
+pub struct Desk {
+    pub bank: Bank,
+    pub watchers: Watchers,
+    journal: Journal,
+}
+
+impl Desk {
+    /// Rebuilds the state from the journal.
+    pub fn open(journal: Journal) -> rusqlite::Result<Self> {
+        Ok(Self {
+            bank: journal.load(Instant::now())?,
+            watchers: Watchers::default(),
+            journal,
+        })
+    }
+
+    pub fn task(&self, id: TaskId) -> Result<Option<Task>, CommandError> {
+        Ok(self.journal.task(id)?)
+    }
+
+    /// The bill of a session that is closed.
+    pub fn bill(&self, id: SessionId) -> Result<Option<Bill>, CommandError> {
+        let Some(closed) = self.journal.closed(id)? else {
+            return Ok(None);
+        };
+        let task = self.journal.task(closed.task)?;
+        Ok(Some(Bill {
+            task_amount: task.map(|task| task.amount).unwrap_or_default(),
+            transfers: self.journal.transfers_of(id)?,
+            closed,
+        }))
+    }
+
+    pub fn transfer(&self, id: &TransferId) -> Result<Option<Transfer>, CommandError> {
+        Ok(self.journal.transfer(id)?)
+    }
+
+    /// Writes what the last command changed, so that the next command's look at the history sees it.
+    fn write(&mut self, batch: &mut Batch) -> rusqlite::Result<()> {
+        let Effects {
+            changes,
+            stale,
+            news,
+            gates,
+        } = self.bank.take_effects();
+        for change in &changes {
+            self.journal.apply(change)?;
+            batch.posted |= matches!(change, Change::Posted(_));
+        }
+        batch.stale.extend(stale);
+        batch.news.extend(news);
+        batch.gates.extend(gates);
+        Ok(())
+    }
+
+    /// Carries out a batch of commands and puts it on disk. After an error nothing of it has happened.
+    fn carry_out(&mut self, commands: Vec<Command>) -> (Vec<Answer>, rusqlite::Result<Batch>) {
+        let mut answers = Vec::with_capacity(commands.len());
+        let mut batch = Batch::default();
+        let mut written = self.journal.begin();
+        for command in commands {
+            answers.push(command(self));
+            written = written.and_then(|()| self.write(&mut batch));
+        }
+        let committed = written.and_then(|()| {
+            for session in batch.stale.iter().filter_map(|id| self.bank.session(*id)) {
+                self.journal.put_session(session)?;
+            }
+            self.journal.commit()
+        });
+        (answers, committed.map(|()| batch))
+    }
+
+    /// Forgets what could not be written: the journal is the truth.
+    fn start_over(&mut self) -> rusqlite::Result<()> {
+        self.journal.roll_back()?;
+        self.bank = self.journal.load(Instant::now())?;
+        self.watchers.close();
+        Ok(())
+    }
+}
+
+/// What a batch leaves to be done after its commit.
+#[derive(Default)]
+struct Batch {
+    stale: BTreeSet<SessionId>,
+    news: BTreeSet<SessionId>,
+    gates: BTreeSet<units::UserName>,
+    posted: bool,
+}
+
+type Command = Box<dyn FnOnce(&mut Desk) -> Answer + Send>;
+type Answer = Box<dyn FnOnce(Result<(), CommandError>) + Send>;
+
+/// Sends commands to the ledger's thread, which ends when the last of these is dropped.
+#[derive(Clone)]
+pub struct Writer(mpsc::Sender<Command>);
+
+/// Completes when the ledger's thread has ended; with an error if it could not go on.
+pub type WriterEnd = oneshot::Receiver<rusqlite::Result<()>>;
+
+impl Writer {
+    /// Starts the thread. `settle` is woken whenever transfers were posted.
+    ///
+    /// Errors if the system has no thread for it.
+    pub fn start(desk: Desk, settle: Arc<Notify>) -> std::io::Result<(Self, WriterEnd)> {
+        let (queue, commands) = mpsc::channel(QUEUE);
+        let (report_end, end) = oneshot::channel();
+        thread::Builder::new().name("ledger".to_owned()).spawn(move || {
+            // Nobody waits for the end of a service that was dropped.
+            let _unheard = report_end.send(run(desk, commands, &settle));
+        })?;
+        Ok((Self(queue), end))
+    }
+
+    /// Carries out a command and waits until what it changed is on disk. If it is not, nothing was changed.
+    pub async fn call<T: Send + 'static>(
+        &self,
+        command: impl FnOnce(&mut Desk) -> Result<T, CommandError> + Send + 'static,
+    ) -> Result<T, CommandError> {
+        let (reply, outcome) = oneshot::channel();
+        let command: Command = Box::new(move |desk| {
+            let result = command(desk);
+            Box::new(move |committed| {
+                // The caller may have gone; the command stands all the same.
+                let _gone = reply.send(committed.and(result));
+            })
+        });
+        self.0.send(command).await.map_err(|_| CommandError::Stopped)?;
+        outcome.await.map_err(|_| CommandError::Stopped)?
+    }
+}
+
+fn run(mut desk: Desk, mut commands: mpsc::Receiver<Command>, settle: &Notify) -> rusqlite::Result<()> {
+    let mut waiting = Vec::new();
+    while commands.blocking_recv_many(&mut waiting, BATCH) > 0 {
+        let (answers, committed) = desk.carry_out(std::mem::take(&mut waiting));
+        match committed {
+            Ok(batch) => {
+                for answer in answers {
+                    answer(Ok(()));
+                }
+                desk.watchers.publish(&desk.bank, &batch.news, &batch.gates);
+                if batch.posted {
+                    settle.notify_one();
+                }
+            }
+            Err(err) => {
+                error!(error = %Chain(&err), "the ledger cannot be written, nothing was changed");
+                let err = Arc::new(err);
+                for answer in answers {
+                    answer(Err(CommandError::Journal(err.clone())));
+                }
+                desk.start_over()?;
+            }
+        }
+    }
+    info!("ledger closed");
+    Ok(())
+}
