@@ -5,5 +5,7 @@
 
 pub mod audit;
 pub mod deposit;
+pub mod fake;
+pub mod gridcoin;
 pub mod payout;
 pub mod wallet;

@@ -20,13 +20,15 @@ pub trait Wallet: Send + Sync + 'static {
     /// The deposit address of a user. The same user gets the same address again, also after a restart.
     async fn deposit_address(&self, user: &UserName) -> Result<Address, WalletError>;
 
-    /// Every deposit in blocks after `cursor` (`None`: from the beginning) and every one not yet `confirmations` deep.
+    /// Every deposit since `cursor` (`None`: since the beginning), and some older ones again: each at least until it is
+    /// `confirmations` deep, and in a scan after that.
     ///
-    /// The returned cursor lies `confirmations` blocks back, so that a deposit is reported again and again until it is
-    /// that deep, and a reorganised one is seen to change. Deposits below that depth keep the same [`DepositId`].
+    /// One that was reported before and has left the chain since is reported once with negative confirmations, however
+    /// deep it was; one that merely waits again for a block, with 0. A deposit keeps its [`DepositId`] in all of that.
+    /// Coins the wallet sent to itself are no deposit.
     async fn deposits(&self, cursor: Option<&Cursor>, confirmations: u32) -> Result<Deposits, WalletError>;
 
-    /// Makes one payment.
+    /// Makes one payment. Refuses to send to an address of its own, where the coins would only stay.
     ///
     /// After `Ok` it is made, durably. After an error that [`WalletError::is_unclear`] it may have been made or may
     /// still be: ask [`Wallet::find_payment`] before trying again. After any other error it was not made.
@@ -35,7 +37,8 @@ pub trait Wallet: Send + Sync + 'static {
     /// Looks for a payment made earlier under this id.
     async fn find_payment(&self, payment: &Payment) -> Result<Option<Receipt>, WalletError>;
 
-    /// All coins of the wallet that are `confirmations` deep or come from itself.
+    /// All coins of the wallet that came in and are `confirmations` deep (the daemon wants at least 3), less all that was
+    /// spent.
     async fn balance(&self, confirmations: u32) -> Result<Amount, WalletError>;
 }
 
@@ -73,7 +76,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// Where a scan for deposits goes on: a block hash.
+/// Where a scan for deposits goes on. Text of the wallet's own making, to be kept and handed back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cursor(pub String);
 
@@ -98,7 +101,7 @@ pub struct DepositId {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deposit {
     pub id: DepositId,
-    /// 0: in the memory pool. Negative: in a block that is no longer part of the chain.
+    /// 0: in the memory pool. Negative: it left the chain, because its coins were spent otherwise.
     pub confirmations: i64,
 }
 
@@ -173,8 +176,20 @@ pub enum WalletError {
     Unauthorised { url: String },
     /// The daemon's own words: its error code and message.
     #[error("the wallet refused `{method}`: {message} (code {code})")]
-    Refused { method: &'static str, code: i32, message: String },
-    #[error("the wallet's answer to `{method}` was lost or cut off, so whether it was carried out is unknown")]
+    Refused {
+        method: &'static str,
+        code: i32,
+        message: String,
+    },
+    /// The daemon has its accounts API switched off, which `accounts` mode needs.
+    #[error("the wallet has its accounts switched off (hint: {hint}, then restart gridcoinresearchd)")]
+    AccountsOff { hint: &'static str },
+    /// Found out before anything was sent.
+    #[error("payment {id} cannot be made: {problem}")]
+    Impossible { id: PaymentId, problem: String },
+    #[error(
+        "the wallet's answer to `{method}` was lost or cut off, so whether it was carried out is unknown"
+    )]
     Unclear {
         method: &'static str,
         #[source]
@@ -189,7 +204,11 @@ impl WalletError {
     pub fn is_unclear(&self) -> bool {
         match self {
             Self::Unclear { .. } | Self::Nonsense { .. } => true,
-            Self::Unreachable { .. } | Self::Unauthorised { .. } | Self::Refused { .. } => false,
+            Self::Unreachable { .. }
+            | Self::Unauthorised { .. }
+            | Self::Refused { .. }
+            | Self::AccountsOff { .. }
+            | Self::Impossible { .. } => false,
         }
     }
 
@@ -197,7 +216,11 @@ impl WalletError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Unclear { .. } => true,
-            Self::Unauthorised { .. } | Self::Refused { .. } | Self::Nonsense { .. } => false,
+            Self::Unauthorised { .. }
+            | Self::Refused { .. }
+            | Self::AccountsOff { .. }
+            | Self::Impossible { .. }
+            | Self::Nonsense { .. } => false,
         }
     }
 }
