@@ -273,6 +273,31 @@ mod tests {
     }
 
     #[test]
+    fn the_example_shows_every_key_with_its_default() {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../deployment/config/credit-manager.toml"
+        );
+        let text = std::fs::read_to_string(path).unwrap();
+        let example: Config = toml::from_str(&text).unwrap();
+        example.validate().unwrap();
+        // What is left of it has no default; the rest is as if it were absent.
+        let bare = format!(
+            "listen = \"{}\"\ndatabase = {:?}\n[wallet]\nurl = {:?}\nuser = {:?}\npassword_file = {:?}\nmode = \"addresses\"",
+            example.listen,
+            example.database,
+            example.wallet.url,
+            example.wallet.user,
+            example.wallet.password_file,
+        );
+        let bare: Config = toml::from_str(&bare).unwrap();
+        assert_eq!(format!("{example:?}"), format!("{bare:?}"));
+        for key in ["receiver_address", "provider_account", "lease_ms", "reflection"] {
+            assert!(text.contains(key), "{key}");
+        }
+    }
+
+    #[test]
     fn values_that_make_no_sense_are_refused_by_name() {
         for (line, key) in [
             ("defaults.debt_limit = \"-2\"", "debt_limit"),

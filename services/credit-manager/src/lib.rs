@@ -32,7 +32,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use proto::credit::v1::account_service_server::AccountServiceServer;
 use proto::credit::v1::session_service_server::SessionServiceServer;
-use service_kit::{Chain, Clock, OnExit, Supervisor};
+use service_kit::{Chain, Clock, OnExit, Secret, Supervisor, SystemClock};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -43,9 +43,11 @@ use tracing::{info, warn};
 
 use crate::api::{AccountApi, SessionApi};
 use crate::bank::Now;
+use crate::config::WalletMode;
 use crate::ledger::{Journal, Reader};
 use crate::settlement::audit::Auditor;
 use crate::settlement::deposit::Scanner;
+use crate::settlement::gridcoin::{Gridcoin, GridcoinConfig, Mode};
 use crate::settlement::payout::Payouts;
 use crate::settlement::wallet::Wallet;
 use crate::writer::{CommandError, Desk, Writer, WriterEnd};
@@ -63,6 +65,29 @@ const MESSAGE_BYTES_MAX: usize = 16 << 20;
 pub struct Edges {
     pub wallet: Arc<dyn Wallet>,
     pub clock: Arc<dyn Clock>,
+}
+
+impl Edges {
+    /// The wallet that the configuration names, and the machine's clock.
+    ///
+    /// Errors if the password file cannot be read or the wallet's url is unusable; the wallet itself is asked later.
+    pub fn real(config: &Config) -> anyhow::Result<Self> {
+        let wallet = &config.wallet;
+        let gridcoin = Gridcoin::new(GridcoinConfig {
+            url: wallet.url.clone(),
+            user: wallet.user.clone(),
+            password: Secret::read(&wallet.password_file).context("failed to read the wallet's password")?,
+            mode: match wallet.mode {
+                WalletMode::Accounts => Mode::Accounts,
+                WalletMode::Addresses => Mode::Addresses,
+            },
+            request_timeout: Duration::from_millis(wallet.request_timeout_ms),
+        });
+        Ok(Self {
+            wallet: Arc::new(gridcoin.context("`wallet.url` is unusable")?),
+            clock: Arc::new(SystemClock),
+        })
+    }
 }
 
 /// Serves on `listener` until `shutdown`.
