@@ -48,7 +48,6 @@ struct NoReply;
 /// Answers on `listener` and mines a block every `block_interval`, until `shutdown`.
 pub async fn serve(chain: Chain, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
     let connections = TaskTracker::new();
-    let mining = shutdown.run_until_cancelled(mine(chain.clone()));
     let accepting = async {
         while let Some(accepted) = shutdown.run_until_cancelled(listener.accept()).await {
             let (stream, _) = accepted?;
@@ -56,14 +55,17 @@ pub async fn serve(chain: Chain, listener: TcpListener, shutdown: CancellationTo
         }
         io::Result::Ok(())
     };
-    let (_, accepted) = tokio::join!(mining, accepting);
+    let accepted = tokio::select! {
+        accepted = accepting => accepted,
+        never = mine(&chain) => match never {},
+    };
     connections.close();
     connections.wait().await;
     accepted
 }
 
 /// Mines until the end of time; for ever idle without an interval.
-async fn mine(chain: Chain) -> Infallible {
+async fn mine(chain: &Chain) -> Infallible {
     let Some(interval) = chain.config().block_interval else {
         return std::future::pending().await;
     };
@@ -117,11 +119,8 @@ async fn answer(chain: &Chain, request: Request<RequestBody>) -> Result<Response
             return Ok(unauthorised());
         }
     }
-    let incoming = match read(request).await {
-        Ok(body) => Incoming::read(&body),
-        Err(unreadable) => Err(unreadable),
-    };
-    let incoming = match incoming {
+    let body = read(request).await;
+    let incoming = match body.and_then(|body| Incoming::read(&body)) {
         Ok(incoming) => incoming,
         Err(err) => return Ok(refusal(&err)),
     };

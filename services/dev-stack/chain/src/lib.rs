@@ -2,8 +2,8 @@
 //!
 //! It speaks the JSON-RPC of `gridcoinresearchd` 5.5.1.0 with accounts, byte for byte where the daemon's replies were
 //! recorded (`tests/vectors.json`), but has no peers, no scripts and no proof of work: blocks come by a timer or on
-//! demand, coins from an outside that never runs dry. A pure core (`node`, `wallet`, `blocks`, `views`) is served by a
-//! thin shell (`http`, `rpc`, `snapshot`).
+//! demand, coins from an outside that never runs dry. A pure core (`node`, `wallet`, `blocks`, `lists`, `sums`) is
+//! served by a thin shell (`http`, `rpc`, `snapshot`).
 //!
 //! Beside the daemon's methods there are `dev_deposit [address, amount]`, `dev_mine [blocks]` and
 //! `dev_reorg [depth, conflict]`, which the real daemon answers with "Method not found".
@@ -16,11 +16,12 @@ mod hash;
 mod help;
 mod http;
 mod json;
+mod lists;
 mod methods;
 mod node;
 mod rpc;
 mod snapshot;
-mod views;
+mod sums;
 mod wallet;
 
 use std::path::PathBuf;

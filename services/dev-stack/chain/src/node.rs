@@ -1,10 +1,11 @@
 //! The node: chain, memory pool and wallet in one pure state machine.
 //!
 //! ```text
-//!   deposit, send ──► Waiting ──mine──► Mined ──┐
-//!                        ▲                      │ reorg
-//!                        ├──── not in conflict ─┤
-//!                        └                      └──► Conflicted: double-spent on the new branch, for good
+//!                       mine                 reorg, double-spent there
+//! deposit ─┬─► Waiting ──────────► Mined ────────────────────────────────► Conflicted
+//! send ────┘      ▲                  │
+//!                 └──────────────────┘
+//!                   reorg, not there
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -179,7 +180,7 @@ impl Node {
         if rest.is_negative() {
             outputs.push(Output {
                 address: self.wallet.new_key(now)?,
-                amount: Amount::ZERO.saturating_sub(rest),
+                amount: negative(rest),
                 change: true,
             });
         }
@@ -320,4 +321,14 @@ impl Tx {
             Origin::Wallet(sent) => &sent.inputs,
         }
     }
+
+    /// The outputs that appear in lists.
+    pub(crate) fn listed(&self) -> impl Iterator<Item = &Output> {
+        self.outputs.iter().filter(|output| !output.change)
+    }
+}
+
+/// Minus this amount.
+pub(crate) fn negative(amount: Amount) -> Amount {
+    Amount::ZERO.saturating_sub(amount)
 }

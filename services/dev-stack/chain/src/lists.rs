@@ -1,6 +1,4 @@
-//! What the wallet's lists and sums say about the node, in the daemon's words and order.
-
-use std::collections::BTreeMap;
+//! What the wallet's lists say about the node, in the daemon's words and order.
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -9,10 +7,7 @@ use units::Amount;
 use crate::address::Address;
 use crate::hash::Hash256;
 use crate::json::{Grc, raw};
-use crate::node::{Event, Move, Node, Note, Origin, Output, Tx, TxState};
-
-/// How deep coins from outside have to be for the balance of `*`.
-const TRUSTED_DEPTH: i64 = 3;
+use crate::node::{Event, Move, Node, Note, Origin, Output, Tx, TxState, negative};
 
 #[derive(Serialize)]
 #[serde(untagged)]
@@ -125,11 +120,6 @@ struct Script {
     addresses: [Address; 1],
 }
 
-/// Minus this amount.
-fn negative(amount: Amount) -> Amount {
-    Amount::ZERO.saturating_sub(amount)
-}
-
 impl Node {
     /// The newest `count` entries before the newest `from`, oldest first. The account `""` gets the transactions of all
     /// accounts, but only its own moves: so does the daemon.
@@ -223,81 +213,6 @@ impl Node {
         }))
     }
 
-    /// What each account holds, counting deposits of at least `depth_min` confirmations; spendings count at once.
-    pub(crate) fn accounts(&self, depth_min: i64) -> BTreeMap<&str, Amount> {
-        let mut accounts: BTreeMap<&str, Amount> = self
-            .wallet
-            .accounts()
-            .into_iter()
-            .map(|name| (name, Amount::ZERO))
-            .collect();
-        let mut add = |account, amount| {
-            let balance = accounts.entry(account).or_default();
-            *balance = balance.saturating_add(amount);
-        };
-        for event in &self.history {
-            match event {
-                Event::Move(moved) => {
-                    add(&moved.from, negative(moved.amount));
-                    add(&moved.to, moved.amount);
-                }
-                Event::Tx(txid) => {
-                    let Some(tx) = self.txs.get(txid).filter(|tx| tx.state != TxState::Conflicted) else {
-                        continue;
-                    };
-                    if let Origin::Wallet(sent) = &tx.origin {
-                        let paid: Amount = tx.listed().map(|output| output.amount).sum();
-                        add(&sent.account, negative(paid.saturating_add(sent.fee)));
-                    }
-                    if self.confirmations(tx) >= depth_min {
-                        for (account, output) in self.received(tx) {
-                            add(account, output.amount);
-                        }
-                    }
-                }
-            }
-        }
-        accounts
-    }
-
-    /// What all accounts received, counting only what nobody doubts any more, less what they spent.
-    pub(crate) fn balance_of_all(&self, depth_min: i64) -> Amount {
-        let valid = self.txs.values().filter(|tx| tx.state != TxState::Conflicted);
-        let net = valid.map(|tx| {
-            let (spent, depth_min) = match &tx.origin {
-                Origin::Outside => (Amount::ZERO, depth_min.max(TRUSTED_DEPTH)),
-                Origin::Wallet(sent) => {
-                    let paid: Amount = tx.listed().map(|output| output.amount).sum();
-                    (paid.saturating_add(sent.fee), depth_min)
-                }
-            };
-            let counted = self.received(tx).filter(|_| self.confirmations(tx) >= depth_min);
-            counted
-                .map(|(_, output)| output.amount)
-                .sum::<Amount>()
-                .saturating_sub(spent)
-        });
-        net.sum()
-    }
-
-    /// What the wallet could spend now.
-    pub(crate) fn spendable(&self) -> Amount {
-        self.coins().into_iter().map(|(_, amount)| amount).sum()
-    }
-
-    /// What one address or the addresses of one account received in all.
-    pub(crate) fn received_by(&self, depth_min: i64, counts: impl Fn(&str, Address) -> bool) -> Amount {
-        let deep = self.txs.values().filter(|tx| self.confirmations(tx) >= depth_min);
-        let outputs = deep.flat_map(|tx| self.received(tx));
-        let counted = outputs.filter(|(account, output)| counts(account, output.address));
-        counted.map(|(_, output)| output.amount).sum()
-    }
-
-    fn received<'a>(&'a self, tx: &'a Tx) -> impl Iterator<Item = (&'a str, &'a Output)> {
-        let ours = tx.listed().filter(|output| self.wallet.owns(output.address));
-        ours.map(|output| (self.wallet.account_of(output.address).unwrap_or(""), output))
-    }
-
     /// The entries of one transaction that concern an account (`*`: any), what it spent first.
     fn details<'a>(&'a self, tx: &'a Tx, account: &str) -> Vec<Detail<'a>> {
         if tx.state == TxState::Conflicted {
@@ -364,11 +279,6 @@ impl Node {
 }
 
 impl Tx {
-    /// The outputs that appear in lists.
-    fn listed(&self) -> impl Iterator<Item = &Output> {
-        self.outputs.iter().filter(|output| !output.change)
-    }
-
     fn note(&self) -> Option<&Note> {
         match &self.origin {
             Origin::Outside => None,
