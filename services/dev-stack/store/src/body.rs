@@ -11,8 +11,8 @@ use crate::error::{Error, Result};
 
 /// Up to here bytes live in the index: one flush instead of three, and no file to open for a read.
 const INLINE_BYTES_MAX: usize = 16 * 1024;
-/// Bytes handed to the disk at once.
-const WRITE_BYTES: usize = 1024 * 1024;
+/// Bytes handed to the disk at once. Every upload under way holds as many, twice.
+const WRITE_BYTES: usize = 256 * 1024;
 
 /// Bytes that are stored, but not yet named by the index.
 pub(crate) enum Payload {

@@ -61,6 +61,8 @@ pub enum Error {
     Index(#[from] Arc<rusqlite::Error>),
     #[error("failed to decode the headers kept with an object")]
     Headers(#[from] serde_json::Error),
+    #[error("failed to read the bytes of an object")]
+    Read(#[source] io::Error),
     #[error("the bytes of content {0} are gone from the disk")]
     Lost(i64),
     #[error("the store has stopped")]
@@ -107,9 +109,12 @@ impl Error {
             Self::BadDigest(_) => S3ErrorCode::BadDigest,
             Self::Incomplete { .. } | Self::Body(_) => S3ErrorCode::IncompleteBody,
             Self::Stopped => S3ErrorCode::ServiceUnavailable,
-            Self::Open(_) | Self::File { .. } | Self::Index(_) | Self::Headers(_) | Self::Lost(_) => {
-                S3ErrorCode::InternalError
-            }
+            Self::Open(_)
+            | Self::File { .. }
+            | Self::Read(_)
+            | Self::Index(_)
+            | Self::Headers(_)
+            | Self::Lost(_) => S3ErrorCode::InternalError,
         }
     }
 }

@@ -115,8 +115,13 @@ impl Index {
         let job: Job = Box::new(move |savepoint| {
             let (result, effects) = attempt(savepoint, change);
             Box::new(move |committed| {
-                // A failure, too, was judged by what earlier changes of the batch did, so it falls with them.
-                let result = committed.clone().map_err(Error::Index).and(result);
+                let result = match (result, committed) {
+                    // The cause, of which the commit that failed is a consequence.
+                    (Err(Error::Index(err)), _) => Err(Error::Index(err)),
+                    // A refusal, too, was judged by what earlier changes of the batch did, so it falls with them.
+                    (_, Err(err)) => Err(Error::Index(err.clone())),
+                    (result, Ok(())) => result,
+                };
                 let done = result.is_ok();
                 // Nobody listens when the client has gone; the change holds all the same.
                 let _ = reply.send(result);
@@ -215,6 +220,11 @@ fn write_batch(
     let mut transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
     for job in batch {
         settles.push(job(transaction.savepoint()?));
+        // A full disk can make SQLite roll back everything. A savepoint would then be a transaction of its own, and
+        // commit by itself what is about to be reported as failed.
+        if transaction.is_autocommit() {
+            break;
+        }
     }
     transaction.commit()
 }
@@ -232,6 +242,7 @@ fn reader(path: &Path) -> Result<Connection> {
     conn.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     // Readers never wait for the writer; this covers the moment in which a checkpoint resets the log.
     conn.busy_timeout(Duration::from_secs(5))?;
+    conn.pragma_update(None, "query_only", true)?;
     Ok(conn)
 }
 

@@ -52,7 +52,7 @@ pub struct StoreConfig {
     /// The folder of the store; made if it is missing. Only one store may use it at a time.
     pub root: PathBuf,
     pub credentials: Vec<Credential>,
-    /// The largest object, and the largest part, that is taken.
+    /// The largest object that is taken, in bytes, whether it comes in one piece or in parts.
     pub object_bytes_max: i64,
     /// Tells when objects were modified.
     pub clock: Arc<dyn Clock>,
@@ -76,8 +76,8 @@ pub struct Created {
 }
 
 impl StoreConfig {
-    /// S3's own limit for an object put in one piece.
-    pub const OBJECT_BYTES_MAX: i64 = 5 * 1024 * 1024 * 1024;
+    /// S3's own limit.
+    pub const OBJECT_BYTES_MAX: i64 = 5 * 1024 * 1024 * 1024 * 1024;
 
     /// A store under `root` with the machine's clock and S3's limits.
     pub fn new(root: impl AsRef<Path>, credentials: Vec<Credential>) -> Self {

@@ -180,7 +180,10 @@ pub(crate) fn complete(
     condition: &WriteCondition,
 ) -> Result<()> {
     let present = all_parts(change.conn, upload)?;
-    if let Some(changed) = joined.iter().find(|part| !present.contains(part)) {
+    if let Some(changed) = joined
+        .iter()
+        .find(|part| numbered(&present, part.number) != Some(part))
+    {
         return Err(Error::InvalidPart(changed.number));
     }
     objects::put(change, &upload.bucket, &upload.key, object, condition)?;
@@ -243,11 +246,7 @@ pub(crate) fn select(present: &[Part], wanted: &[(i32, Option<String>)]) -> Resu
         return Err(Error::InvalidPartOrder(pair[1].0));
     }
     let pick = |(number, etag): &(i32, Option<String>)| {
-        let found = present
-            .binary_search_by_key(number, |part| part.number)
-            .ok()
-            .map(|at| &present[at]);
-        found
+        numbered(present, *number)
             .filter(|part| etag.as_ref().is_none_or(|etag| *etag == part.etag))
             .cloned()
             .ok_or(Error::InvalidPart(*number))
@@ -261,6 +260,11 @@ pub(crate) fn select(present: &[Part], wanted: &[(i32, Option<String>)]) -> Resu
         }),
         None => Ok(picked),
     }
+}
+
+fn numbered(parts: &[Part], number: i32) -> Option<&Part> {
+    let at = parts.binary_search_by_key(&number, |part| part.number).ok()?;
+    parts.get(at)
 }
 
 /// The ETag of a joined object: the MD5 of the MD5s of its parts, and how many there were.

@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::ops::Range;
-use std::path::PathBuf;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt, future, stream};
@@ -90,13 +89,9 @@ impl Source {
                     let file = tokio::fs::File::from_std(file);
                     ReaderStream::with_capacity(file.take(range.end - range.start), READ_BYTES)
                 });
-                let failed = |err| Error::File {
-                    path: PathBuf::from("blobs"),
-                    err,
-                };
                 stream::once(future::ready(read))
                     .try_flatten()
-                    .map_err(failed)
+                    .map_err(Error::Read)
                     .right_stream()
             }
         }

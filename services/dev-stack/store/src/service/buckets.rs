@@ -12,6 +12,10 @@ const REGION: &str = "us-east-1";
 const BUCKETS_MAX: i32 = 10_000;
 
 pub(super) async fn create(store: &Store, req: S3Request<CreateBucketInput>) -> Result<CreateBucketOutput> {
+    super::refuse(&[(
+        req.input.object_lock_enabled_for_bucket == Some(true),
+        "object locking",
+    )])?;
     let (name, now) = (req.input.bucket, store.clock.now());
     let location = format!("/{name}");
     store

@@ -145,7 +145,7 @@ pub(super) async fn complete(
     };
     let (mut headers, present) = store.index.read(read).await?;
     let parts = multipart::select(&present, &wanted)?;
-    let body = body::receive(&store.blobs, store.joined(&parts), claims, i64::MAX).await?;
+    let body = body::receive(&store.blobs, store.joined(&parts), claims, store.object_bytes_max).await?;
     headers.checksums = body.checksums.clone();
     let (size, tag, now) = (body.size, multipart::etag(&parts), store.clock.now());
     let shown = tag.clone();
