@@ -1,1 +1,47 @@
-//! Runs the task files of a bucket in metered containers
+//! Runs the task files of a bucket in metered containers.
+//!
+//! To follow one object from `input/` to a settled charge, read on in this order:
+//!
+//! | Step | Module |
+//! |---|---|
+//! | a user drops an object; the function's loop lists it | [`intake`], [`function_loop`] |
+//! | a session makes it this node's task, and it moves to `processing/` | [`claim`] |
+//! | a container is there, or is started from the function's image | [`warm`], [`image`], [`staging`], [`container`] |
+//! | the script runs in a cgroup of its own | [`attempt`], [`task`], [`cgroup`] |
+//! | its CPU time is read, its grant enforced, its limit scaled, its total reported | [`meter`], [`restriction`], [`scaler`] |
+//! | it ends; results leave the container; the session is closed and charged | [`attempt`], [`spool`], [`credit`] |
+//! | results, log and receipt go to the bucket, then the object goes to `output/` | [`publish`], [`layout`] |
+//! | after a crash, the journal tells where to go on | [`journal`], [`recover`] |
+
+pub mod api;
+pub mod attempt;
+pub mod cgroup;
+pub mod claim;
+pub mod config;
+pub mod container;
+pub mod credit;
+pub mod function;
+pub mod function_loop;
+pub mod image;
+pub mod intake;
+pub mod journal;
+pub mod layout;
+pub mod meter;
+pub mod node;
+pub mod problem;
+pub mod publish;
+pub mod recover;
+pub mod restriction;
+pub mod results;
+pub mod scaler;
+pub mod spool;
+pub mod staging;
+pub mod store;
+pub mod task;
+pub mod utils;
+pub mod warm;
+
+mod serve;
+
+pub use config::Config;
+pub use serve::{Edges, run};

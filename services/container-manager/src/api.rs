@@ -1,0 +1,245 @@
+//! gRPC for people's tools: tasks, containers, logs, hints. The one place where errors become status codes.
+
+use std::collections::HashMap;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::Stream;
+use proto::container::v1::container_service_server::ContainerService;
+use proto::container::v1::{self as wire};
+use proto::parse;
+use tokio::io::AsyncReadExt as _;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+use units::{FunctionName, SessionId};
+
+use crate::intake::Registry;
+use crate::journal::JournalError;
+use crate::layout::TaskKey;
+use crate::node::Node;
+use crate::task::{Attempt, State, Verdict};
+
+/// Entries in an answer, where the caller does not say.
+const LIMIT_DEFAULT: u32 = 100;
+/// How often a followed log is read.
+const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
+/// Chunks read ahead of a slow reader of a log, of up to 64 KiB each.
+const CHUNKS_AHEAD: usize = 4;
+
+pub struct Api {
+    node: Arc<Node>,
+    registry: Arc<Registry>,
+}
+
+impl Api {
+    pub fn new(node: Arc<Node>, registry: Arc<Registry>) -> Self {
+        Self { node, registry }
+    }
+}
+
+fn status(err: JournalError) -> Status {
+    Status::internal(service_kit::Chain(&err).to_string())
+}
+
+#[tonic::async_trait]
+impl ContainerService for Api {
+    async fn list_tasks(
+        &self,
+        request: Request<wire::ListTasksRequest>,
+    ) -> Result<Response<wire::ListTasksResponse>, Status> {
+        let request = request.into_inner();
+        let function: Option<FunctionName> = match request.function.as_str() {
+            "" => None,
+            name => Some(parse("function", name)?),
+        };
+        let limit = if request.limit == 0 {
+            LIMIT_DEFAULT
+        } else {
+            request.limit
+        };
+        let attempts = if request.live_only {
+            let mut live = self.node.journal.under_way().await.map_err(status)?;
+            live.retain(|attempt| {
+                function
+                    .as_ref()
+                    .is_none_or(|function| attempt.function == *function)
+            });
+            live.reverse();
+            live
+        } else {
+            self.node.journal.newest(function, limit).await.map_err(status)?
+        };
+        Ok(Response::new(wire::ListTasksResponse {
+            tasks: tasks(attempts),
+        }))
+    }
+
+    async fn list_containers(
+        &self,
+        _request: Request<wire::ListContainersRequest>,
+    ) -> Result<Response<wire::ListContainersResponse>, Status> {
+        let container = |view: crate::meter::ContainerView| wire::Container {
+            container_id: view.id.to_string(),
+            function: view.info.function.to_string(),
+            user: view.info.user.to_string(),
+            millicores: view.allocation.millicores(),
+            used_millicores: view.used.millicores(),
+            started_at_ms: view.info.started_at.unix_ms(),
+            running_tasks: view.running_tasks,
+            image_digest: view.info.image_digest,
+            restriction: view.restriction.to_string(),
+        };
+        let containers = self.node.meter.containers().into_iter().map(container).collect();
+        Ok(Response::new(wire::ListContainersResponse { containers }))
+    }
+
+    type ReadLogStream = Pin<Box<dyn Stream<Item = Result<wire::ReadLogResponse, Status>> + Send>>;
+
+    async fn read_log(
+        &self,
+        request: Request<wire::ReadLogRequest>,
+    ) -> Result<Response<Self::ReadLogStream>, Status> {
+        let request = request.into_inner();
+        let function: FunctionName = parse("function", &request.function)?;
+        let no_task = || {
+            Status::not_found(format!(
+                "this node has not run `{}` of {function}",
+                request.object_key
+            ))
+        };
+        let key = TaskKey::from_name(&request.object_key).ok_or_else(no_task)?;
+        let newest = self
+            .node
+            .journal
+            .newest_of(&function, &key)
+            .await
+            .map_err(status)?
+            .ok_or_else(no_task)?;
+        let (sender, receiver) = tokio::sync::mpsc::channel(CHUNKS_AHEAD);
+        let node = self.node.clone();
+        tokio::spawn(async move {
+            if let Err(err) = send_log(&node, &function, &key, newest.session, request.follow, &sender).await
+            {
+                let _reader_gone = sender.send(Err(err)).await;
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn notify(
+        &self,
+        request: Request<wire::NotifyRequest>,
+    ) -> Result<Response<wire::NotifyResponse>, Status> {
+        self.registry
+            .hint(&parse("function", &request.into_inner().function)?);
+        Ok(Response::new(wire::NotifyResponse {}))
+    }
+}
+
+/// Sends a log from its beginning; if followed, until the attempt has ended and all is sent, or the reader is gone.
+async fn send_log(
+    node: &Node,
+    function: &FunctionName,
+    key: &TaskKey,
+    session: SessionId,
+    follow: bool,
+    sender: &tokio::sync::mpsc::Sender<Result<wire::ReadLogResponse, Status>>,
+) -> Result<(), Status> {
+    let unreadable = |err: io::Error| Status::internal(format!("failed to read the log of `{key}`: {err}"));
+    let mut log = None;
+    loop {
+        // Asked before reading: what was written before the end is then read after it.
+        let newest = node.journal.newest_of(function, key).await.map_err(status)?;
+        let ended = newest.is_none_or(|newest| newest.session != session || newest.ending().is_some());
+        if log.is_none() {
+            match tokio::fs::File::open(node.spool(session).log()).await {
+                Ok(opened) => log = Some(opened),
+                Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+                Err(err) => return Err(unreadable(err)),
+            }
+        }
+        if let Some(log) = &mut log {
+            loop {
+                let mut chunk = vec![0; 64 << 10];
+                let read = log.read(&mut chunk).await.map_err(unreadable)?;
+                if read == 0 {
+                    break;
+                }
+                chunk.truncate(read);
+                if sender
+                    .send(Ok(wire::ReadLogResponse { chunk: chunk.into() }))
+                    .await
+                    .is_err()
+                {
+                    return Ok(());
+                }
+            }
+        }
+        if ended || !follow || sender.is_closed() {
+            return Ok(());
+        }
+        tokio::time::sleep(FOLLOW_PAUSE).await;
+    }
+}
+
+/// Attempts, newest first, as tasks, newest first, with their attempts oldest first.
+fn tasks(attempts: Vec<Attempt>) -> Vec<wire::Task> {
+    let mut tasks: Vec<wire::Task> = Vec::new();
+    let mut places: HashMap<String, usize> = HashMap::new();
+    for attempt in attempts {
+        // Before its licence an attempt has no task yet, and stands for itself.
+        let id = attempt
+            .licence()
+            .map_or_else(|| attempt.session.to_string(), |licence| licence.task.to_string());
+        let place = *places.entry(id.clone()).or_insert_with(|| {
+            tasks.push(wire::Task {
+                task_id: id,
+                user: attempt
+                    .licence()
+                    .map(|licence| licence.user.to_string())
+                    .unwrap_or_default(),
+                function: attempt.function.to_string(),
+                object_key: attempt.key.to_string(),
+                state: state(&attempt).into(),
+                attempts: Vec::new(),
+            });
+            tasks.len() - 1
+        });
+        tasks[place].attempts.insert(0, wire_attempt(&attempt));
+    }
+    tasks
+}
+
+fn state(attempt: &Attempt) -> wire::TaskState {
+    match &attempt.state {
+        State::Claimed | State::Licensed { .. } => wire::TaskState::Claimed,
+        State::Running { .. } => wire::TaskState::Running,
+        State::Ended { .. } | State::Settled { .. } => wire::TaskState::Finishing,
+        State::Over { .. } => match attempt.verdict() {
+            Some(Verdict::Succeeded) => wire::TaskState::Succeeded,
+            Some(Verdict::GaveUp | Verdict::Cancelled) => wire::TaskState::Failed,
+            Some(Verdict::Failed | Verdict::Aborted | Verdict::PlatformFault) | None => {
+                wire::TaskState::Queued
+            }
+        },
+    }
+}
+
+fn wire_attempt(attempt: &Attempt) -> wire::Attempt {
+    let (run, ending) = (attempt.run(), attempt.ending());
+    wire::Attempt {
+        number: attempt.licence().map_or(0, |licence| licence.attempt),
+        session_id: attempt.session.to_string(),
+        container_id: run.map(|run| run.container.to_string()).unwrap_or_default(),
+        claimed_at_ms: attempt.claimed_at.unix_ms(),
+        started_at_ms: run.map_or(0, |run| run.started_at.unix_ms()),
+        ended_at_ms: ending.map_or(0, |ending| ending.at.unix_ms()),
+        exit_code: ending.and_then(|ending| ending.how.exit_code()),
+        cpu_time_us: ending.map_or(0, |ending| ending.usage.total.micros()),
+        amount_halfords: attempt.bill().map_or(0, |bill| bill.amount.halfords()),
+        reason: ending.map(|ending| ending.how.reason()).unwrap_or_default(),
+        throttled_us: ending.map_or(0, |ending| ending.usage.throttled.micros()),
+    }
+}

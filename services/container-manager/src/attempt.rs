@@ -1,0 +1,530 @@
+//! One attempt, from the staged input to the published result.
+//!
+//! ```text
+//! stage ─► place in its cgroup ─► run ─► cgroup empty, counter final ─► results to the spool ─► close ─► publish
+//! ```
+//! The task leaves its slot as soon as its results are on this node's disk ([`execute`]); charging and publishing go
+//! on beside the next task ([`finish`]).
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable as _};
+use service_kit::Chain;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+use units::{Billing, CpuTime, Timestamp};
+
+use crate::cgroup::{CgroupError, TaskGroup, TaskLimits};
+use crate::container::{ContainerError, ExitRecord, Outcome, RunLimits, RunRequest, RunningTask};
+use crate::credit::SessionState;
+use crate::function::FunctionSettings;
+use crate::journal::JournalError;
+use crate::meter::Signal;
+use crate::node::Node;
+use crate::publish::{self, PublishError, Settled};
+use crate::spool::Spool;
+use crate::store::StoreError;
+use crate::task::{Attempt, CpuUsage, Digests, Ending, How, Licence, Run, State, Verdict};
+use crate::utils::Script;
+use crate::warm::WarmContainer;
+
+/// How long a killed task may take to be gone; measured: 34 ms for 400 processes.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long staging tries before the attempt goes back to the queue.
+const STAGE_TRIES: usize = 8;
+
+/// What an attempt is run with.
+pub struct Plan {
+    pub container: Arc<WarmContainer>,
+    pub slot: u32,
+    pub script: Script,
+    pub settings: FunctionSettings,
+}
+
+/// A task whose script runs.
+pub struct Started {
+    pub task: Box<dyn RunningTask>,
+    pub group: Arc<dyn TaskGroup>,
+    pub run: Run,
+    pub container: Arc<WarmContainer>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the task object is gone from `processing/`")]
+    Gone,
+    #[error("failed to prepare the task's files")]
+    Files(#[from] io::Error),
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    #[error(transparent)]
+    Container(#[from] ContainerError),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+/// Runs an attempt that was just claimed until it has ended and its results are in the spool.
+pub async fn execute(
+    node: &Node,
+    plan: &Plan,
+    mut attempt: Attempt,
+    session: SessionState,
+    stop: &CancellationToken,
+) -> Attempt {
+    let Some(licence) = attempt.licence().cloned() else {
+        return attempt;
+    };
+    match start(node, plan, &mut attempt, &licence, session).await {
+        Ok(started) => watch_over(node, started, attempt, licence, stop).await,
+        Err(err) => {
+            warn!(session = %attempt.session, error = %Chain(&err), "task not started");
+            let ending = fault(node.clock.now(), Chain(&err).to_string());
+            end(node, attempt, licence, None, ending).await
+        }
+    }
+}
+
+async fn start(
+    node: &Node,
+    plan: &Plan,
+    attempt: &mut Attempt,
+    licence: &Licence,
+    session: SessionState,
+) -> Result<Started, StartError> {
+    let (container, key) = (&plan.container, attempt.key.clone());
+    let spool = node.spool(attempt.session);
+    spool.create()?;
+    let inbox = container.clear_inbox(plan.slot)?;
+    let (bucket, source, task_file) = (
+        attempt.function.as_str(),
+        key.processing(),
+        inbox.task(&key.file_name()),
+    );
+    let download = || node.store.download(bucket, &source, &task_file);
+    let fetched = download
+        .retry(
+            ExponentialBuilder::default()
+                .with_min_delay(Duration::from_millis(50))
+                .with_max_times(STAGE_TRIES),
+        )
+        .when(StoreError::is_transient)
+        .await?
+        .ok_or(StartError::Gone)?;
+    inbox.write_script(&plan.script.body)?;
+
+    let run = Run {
+        container: container.id(),
+        slot: plan.slot,
+        started_at: node.clock.now(),
+        max_attempts: plan.settings.max_attempts,
+        timeout_ms: plan.settings.timeout_s.saturating_mul(1000),
+        digests: Digests {
+            input: fetched.sha256,
+            script: plan.script.sha256.clone(),
+            image: container.record().image_digest.clone(),
+        },
+        session,
+        throttled_before: throttled(container)?,
+    };
+    // Journalled before the script can start: after a crash, whatever runs in this cgroup is known.
+    attempt.state = State::Running {
+        licence: licence.clone(),
+        run: run.clone(),
+    };
+    node.journal.record(attempt).await?;
+
+    let limits = TaskLimits {
+        memory_bytes_max: plan.settings.memory_mib.saturating_mul(1 << 20),
+        pids_max: plan.settings.pids,
+    };
+    let group = container.group().create_task(attempt.session, limits)?;
+    let request = RunRequest {
+        slot: plan.slot,
+        alone: plan.settings.concurrency == 1,
+        task_file: key.file_name(),
+        env: environment(attempt, licence, plan),
+        log: spool.log(),
+        exit_record: spool.exit_record(),
+        limits: RunLimits {
+            log_bytes_max: node.config.log_bytes_max,
+        },
+    };
+    let task = container
+        .handle()
+        .run(request, &|pid| group.place(pid).map_err(io::Error::other))
+        .await?;
+    info!(task_id = %licence.task, attempt = licence.attempt, container_id = %run.container, %key, "task started");
+    Ok(Started {
+        task,
+        group,
+        run,
+        container: container.clone(),
+    })
+}
+
+fn environment(attempt: &Attempt, licence: &Licence, plan: &Plan) -> Vec<(String, String)> {
+    let own = [
+        ("GRIDFAAS_TASK", attempt.key.to_string()),
+        ("GRIDFAAS_FUNCTION", attempt.function.to_string()),
+        ("GRIDFAAS_ATTEMPT", licence.attempt.to_string()),
+        (
+            "GRIDFAAS_CPU_MILLICORES",
+            plan.container.cpu_max().millicores().to_string(),
+        ),
+    ];
+    let users = plan
+        .settings
+        .env
+        .iter()
+        .map(|(name, value)| (name.clone(), value.clone()));
+    // A NUL is legal in a key and in no environment.
+    users
+        .chain(own.map(|(name, value)| (name.to_owned(), value.replace('\0', "\u{fffd}"))))
+        .collect()
+}
+
+/// Follows a running task to its end, whichever way that comes, and brings it to rest.
+pub async fn watch_over(
+    node: &Node,
+    started: Started,
+    attempt: Attempt,
+    licence: Licence,
+    stop: &CancellationToken,
+) -> Attempt {
+    let Started {
+        task,
+        group,
+        run,
+        container,
+    } = started;
+    let signal = node
+        .meter
+        .add_task(run.container, group.clone(), licence.billing, run.session.clone());
+    let uploads = LogUploads::start(node, &attempt);
+    let mut freezer = Freezer {
+        group: group.as_ref(),
+        hold: node.config.hold(),
+        frozen_since: None,
+        frozen: Duration::ZERO,
+    };
+    let timeout = Duration::from_millis(run.timeout_ms);
+    let mut how = until_end(
+        task,
+        signal,
+        &mut freezer,
+        timeout,
+        stop,
+        &node.spool(attempt.session),
+    )
+    .await;
+    let frozen = freezer.total();
+    drop(uploads);
+
+    // Whatever the script left behind must neither go on nor escape the bill, so the group is emptied first.
+    if let Err(err) = group.kill_and_wait_empty(KILL_TIMEOUT).await {
+        error!(session = %attempt.session, error = %Chain(&err), "a task's processes outlive their kill");
+    }
+    let reserved = node.meter.remove_task(run.container, attempt.session);
+    let usage = usage(group.as_ref(), licence.billing, reserved, &container, &run);
+    if how != (How::Exited { code: 0 }) && group.events().is_ok_and(|events| events.oom_kills > 0) {
+        how = How::OutOfMemory;
+    }
+    let mut notes = Vec::new();
+    if how == (How::Exited { code: 0 }) {
+        match node
+            .spool(attempt.session)
+            .collect(container.handle(), run.slot)
+            .await
+        {
+            Ok(skipped) => notes = skipped,
+            Err(err) => {
+                how = How::PlatformFault {
+                    what: format!("the results were lost: {}", Chain(&err)),
+                }
+            }
+        }
+    }
+    if let Err(err) = group.remove().await {
+        warn!(session = %attempt.session, error = %Chain(&err), "a task's cgroup stays until the next start");
+    }
+    let frozen_ms = u64::try_from(frozen.as_millis()).unwrap_or(u64::MAX);
+    let ending = Ending {
+        how,
+        at: node.clock.now(),
+        usage,
+        frozen_ms,
+        notes,
+    };
+    end(node, attempt, licence, Some(run), ending).await
+}
+
+/// Waits for whatever ends the task first.
+async fn until_end(
+    mut task: Box<dyn RunningTask>,
+    mut signal: watch::Receiver<Signal>,
+    freezer: &mut Freezer<'_>,
+    timeout: Duration,
+    stop: &CancellationToken,
+    spool: &Spool,
+) -> How {
+    let started = Instant::now();
+    loop {
+        // Frozen time is not the task's own.
+        let timeout_at = started + timeout + freezer.frozen;
+        tokio::select! {
+            ended = task.wait() => return match ended {
+                Some(record) => how(record),
+                None => spool.read_exit_record().map_or_else(
+                    || How::PlatformFault { what: "the container died under the task".to_owned() },
+                    how,
+                ),
+            },
+            changed = signal.changed() => {
+                let now = if changed.is_ok() { *signal.borrow_and_update() } else { Signal::Lost };
+                match now {
+                    Signal::Run => freezer.thaw(),
+                    Signal::Freeze => freezer.freeze().await,
+                    Signal::Lost => {
+                        return How::PlatformFault { what: "the session was lost".to_owned() };
+                    }
+                }
+            }
+            () = freezer.hold_over() => return How::Aborted,
+            () = tokio::time::sleep_until(timeout_at), if freezer.frozen_since.is_none() => return How::TimedOut,
+            () = stop.cancelled() => return How::PlatformFault { what: "the node was shut down".to_owned() },
+        }
+    }
+}
+
+fn how(record: ExitRecord) -> How {
+    match record.outcome {
+        Outcome::Exited { code } => How::Exited { code },
+        Outcome::Killed { signal } => How::Killed { signal },
+        // By the shells' convention; the log says the rest.
+        Outcome::ExecFailed { .. } => How::Exited { code: 127 },
+        Outcome::SetupFailed { error } => How::PlatformFault { what: error },
+    }
+}
+
+/// Keeps a task still at its debt limit, for as long as the hold lasts.
+struct Freezer<'a> {
+    group: &'a dyn TaskGroup,
+    hold: Duration,
+    frozen_since: Option<Instant>,
+    frozen: Duration,
+}
+
+impl Freezer<'_> {
+    async fn freeze(&mut self) {
+        self.frozen_since.get_or_insert_with(Instant::now);
+        if let Err(err) = self.group.freeze().await {
+            warn!(error = %Chain(&err), "task not frozen at once");
+        }
+    }
+
+    fn thaw(&mut self) {
+        if let Some(since) = self.frozen_since.take() {
+            self.frozen += since.elapsed();
+        }
+        if let Err(err) = self.group.thaw() {
+            warn!(error = %Chain(&err), "task not thawed");
+        }
+    }
+
+    /// Ends when a frozen task has waited long enough; never for one that runs.
+    async fn hold_over(&self) {
+        match self.frozen_since {
+            Some(since) => tokio::time::sleep_until(since + self.hold).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn total(&self) -> Duration {
+        self.frozen + self.frozen_since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+}
+
+/// Uploads the log of a running task now and then, if it grew. Stops when dropped.
+struct LogUploads(tokio::task::JoinHandle<()>);
+
+impl LogUploads {
+    fn start(node: &Node, attempt: &Attempt) -> Self {
+        let (store, spool) = (node.store.clone(), node.spool(attempt.session));
+        let (bucket, key) = (attempt.function.to_string(), attempt.key.log());
+        let pause = Duration::from_millis(node.config.log_upload_ms);
+        Self(tokio::spawn(async move {
+            let mut uploaded = 0;
+            loop {
+                tokio::time::sleep(pause).await;
+                let size = std::fs::metadata(spool.log()).map_or(0, |log| log.len());
+                if size == uploaded {
+                    continue;
+                }
+                match publish::upload_log(store.as_ref(), &bucket, &key, &spool).await {
+                    Ok(()) => uploaded = size,
+                    Err(err) => warn!(error = %Chain(&err), "live log not uploaded, will retry"),
+                }
+            }
+        }))
+    }
+}
+
+impl Drop for LogUploads {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The final reading. A counter that cannot be read bills what was last known, which errs in the user's favour.
+fn usage(
+    group: &dyn TaskGroup,
+    billing: Billing,
+    reserved: CpuTime,
+    container: &WarmContainer,
+    run: &Run,
+) -> CpuUsage {
+    let read = group.cpu_usage().unwrap_or_else(|err| {
+        error!(error = %Chain(&err), "final meter reading failed");
+        crate::cgroup::CpuUsage::default()
+    });
+    let throttled = throttled(container).unwrap_or(run.throttled_before);
+    CpuUsage {
+        billed: match billing {
+            Billing::Used => read.total,
+            Billing::Current => reserved,
+        },
+        total: read.total,
+        user: read.user,
+        system: read.system,
+        throttled: throttled.saturating_sub(run.throttled_before),
+    }
+}
+
+/// Time that the container's limit has kept from it so far.
+fn throttled(container: &WarmContainer) -> Result<CpuTime, CgroupError> {
+    let throttled = container.group().cpu_stat()?.throttled_time;
+    Ok(CpuTime::from_micros(
+        u64::try_from(throttled.as_micros()).unwrap_or(u64::MAX),
+    ))
+}
+
+fn fault(at: Timestamp, what: String) -> Ending {
+    let how = How::PlatformFault { what };
+    Ending {
+        how,
+        at,
+        usage: CpuUsage::default(),
+        frozen_ms: 0,
+        notes: Vec::new(),
+    }
+}
+
+/// Journals the end; from here on the attempt is finished even if this process is not.
+async fn end(
+    node: &Node,
+    mut attempt: Attempt,
+    licence: Licence,
+    run: Option<Run>,
+    ending: Ending,
+) -> Attempt {
+    info!(
+        task_id = %licence.task,
+        attempt = licence.attempt,
+        cpu_time_us = ending.usage.total.micros(),
+        reason = ending.how.reason(),
+        "task ended"
+    );
+    attempt.state = State::Ended { licence, run, ending };
+    record(node, &attempt).await;
+    attempt
+}
+
+/// Ends an attempt that a crash of ours cut off, free of charge.
+pub async fn lost(node: &Node, attempt: Attempt, licence: Licence, run: Option<Run>) -> Attempt {
+    let ending = fault(node.clock.now(), "the node was restarted".to_owned());
+    end(node, attempt, licence, run, ending).await
+}
+
+/// A journal that cannot be written is retried for ever: without it nothing may go on, and nothing is lost by waiting.
+async fn record(node: &Node, attempt: &Attempt) {
+    let write = || node.journal.record(attempt);
+    let written = write
+        .retry(patiently())
+        .notify(|err: &JournalError, _| error!(error = %Chain(err), "journal not written, will retry"))
+        .await;
+    debug_assert!(written.is_ok(), "retried for ever");
+}
+
+/// Charges an ended attempt and brings the bucket up to date. Can be cut off anywhere and begun again.
+pub async fn finish(node: &Node, mut attempt: Attempt) {
+    if let State::Ended { licence, run, ending } = attempt.state.clone() {
+        let verdict = attempt.verdict().unwrap_or(Verdict::PlatformFault);
+        let close = || node.credit.close(attempt.session, ending.usage.billed, verdict);
+        let closed = close
+            .retry(patiently())
+            .when(crate::credit::CreditError::is_transient)
+            .notify(|err, _| warn!(error = %Chain(err), "session not closed, will retry"))
+            .await;
+        let bill = closed.unwrap_or_else(|err| {
+            error!(session = %attempt.session, error = %Chain(&err), "session cannot be closed, left to its lease");
+            crate::task::Bill::default()
+        });
+        attempt.state = State::Settled {
+            licence,
+            run,
+            ending,
+            bill,
+        };
+        record(node, &attempt).await;
+    }
+    if let State::Settled {
+        licence,
+        run,
+        ending,
+        bill,
+    } = attempt.state.clone()
+    {
+        let spool = node.spool(attempt.session);
+        let verdict = attempt.verdict().unwrap_or(Verdict::PlatformFault);
+        let settled = Settled {
+            attempt: &attempt,
+            licence: &licence,
+            run: run.as_ref(),
+            ending: &ending,
+            bill: &bill,
+            verdict,
+        };
+        let publish = || publish::publish(node.store.as_ref(), &spool, &settled);
+        let published = publish
+            .retry(patiently())
+            .when(PublishError::is_worth_a_retry)
+            .notify(|err, _| warn!(error = %Chain(err), "results not published, will retry"))
+            .await;
+        if let Err(err) = published {
+            error!(session = %attempt.session, error = %Chain(&err), "results cannot be published");
+        }
+        if let Err(err) = spool.discard_results() {
+            warn!(error = %Chain(&err), "spooled results stay on disk");
+        }
+        attempt.state = State::Over {
+            licence: Some(licence),
+            run,
+            ending: Some(ending),
+            bill: Some(bill),
+        };
+        record(node, &attempt).await;
+    }
+}
+
+fn patiently() -> ExponentialBuilder {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(100))
+        .with_max_delay(Duration::from_secs(10))
+        .without_max_times()
+}

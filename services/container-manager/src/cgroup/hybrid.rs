@@ -1,0 +1,271 @@
+//! The kernel's control groups, with each controller where [`Hierarchies`] found it: all on v1, all on v2, or some on
+//! either. A group is one relative path, made in every hierarchy in use.
+
+use std::collections::BTreeSet;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rustix::process::Pid;
+use units::{ContainerId, CpuTime, MilliCores, SessionId};
+
+use super::group::{Group, Meter};
+use super::hierarchy::Hierarchies;
+use super::reader::{KernelFile, field, read_once, write};
+use super::{
+    CgroupError, ContainerGroup, ContainerLimits, CpuController, CpuStat, CpuUsage, LimitEvents, TaskGroup,
+    TaskLimits, Weight, v1, v2,
+};
+
+const RUNNER: &str = "runner";
+
+/// The machine's control groups.
+#[derive(Clone, Debug)]
+pub struct KernelCpuController {
+    tree: Group,
+}
+
+impl KernelCpuController {
+    /// Makes the tree at `path`, relative to the mount points (`gridfaas`), in all `hierarchies`. A tree that is
+    /// there is taken over. Needs root.
+    pub fn new(hierarchies: Hierarchies, path: &Path) -> Result<Self, CgroupError> {
+        let is_plain = path.components().all(|part| matches!(part, Component::Normal(_)));
+        if !is_plain || path.as_os_str().is_empty() {
+            return Err(CgroupError::Tree {
+                path: path.to_owned(),
+            });
+        }
+        let mut tree = Group::top(hierarchies);
+        for part in path {
+            tree = tree.child(&part.to_string_lossy());
+            tree.create()?;
+        }
+        tree.delegate()?;
+        Ok(Self { tree })
+    }
+
+    pub fn hierarchies(&self) -> &Hierarchies {
+        &self.tree.hierarchies
+    }
+
+    /// Removes the tree itself; `Populated` unless every container was removed before.
+    pub async fn remove_tree(&self) -> Result<(), CgroupError> {
+        match self.containers() {
+            Ok(containers) if !containers.is_empty() => Err(CgroupError::Populated {
+                path: self.tree.path.clone(),
+            }),
+            Ok(_) => self.tree.remove().await,
+            Err(CgroupError::Gone { .. }) => Ok(()),
+            Err(err) => Err(err),
+        }
+    }
+
+    fn container(&self, id: ContainerId) -> Group {
+        self.tree.child(&id.to_string())
+    }
+}
+
+#[async_trait]
+impl CpuController for KernelCpuController {
+    fn create_container(
+        &self,
+        id: ContainerId,
+        limits: ContainerLimits,
+    ) -> Result<Arc<dyn ContainerGroup>, CgroupError> {
+        let group = self.container(id);
+        group.create()?;
+        group.delegate()?;
+        group.child(RUNNER).create()?;
+        group.set_period()?;
+        group.set_quota(limits.cpu)?;
+        group.set_memory_max(limits.memory_bytes_max)?;
+        group.set_pids_max(limits.pids_max)?;
+        Ok(Arc::new(KernelContainer::open(id, group)?))
+    }
+
+    fn open_container(&self, id: ContainerId) -> Result<Arc<dyn ContainerGroup>, CgroupError> {
+        let group = self.container(id);
+        group.child(RUNNER).check_complete()?;
+        Ok(Arc::new(KernelContainer::open(id, group)?))
+    }
+
+    fn containers(&self) -> Result<BTreeSet<ContainerId>, CgroupError> {
+        self.tree.children()
+    }
+
+    async fn destroy_container(&self, id: ContainerId, timeout: Duration) -> Result<(), CgroupError> {
+        let group = self.container(id);
+        group.kill(timeout).await?;
+        group.remove().await
+    }
+}
+
+struct KernelContainer {
+    id: ContainerId,
+    group: Group,
+    meter: Meter,
+    /// `cpu.stat` in the hierarchy of the quota.
+    throttling: KernelFile,
+}
+
+impl KernelContainer {
+    fn open(id: ContainerId, group: Group) -> Result<Self, CgroupError> {
+        Ok(Self {
+            id,
+            meter: group.meter()?,
+            throttling: KernelFile::open(group.cpu_dir().join("cpu.stat"))?,
+            group,
+        })
+    }
+}
+
+#[async_trait]
+impl ContainerGroup for KernelContainer {
+    fn id(&self) -> ContainerId {
+        self.id
+    }
+
+    fn launcher_procs(&self) -> Vec<PathBuf> {
+        self.group.child(RUNNER).procs_files().collect()
+    }
+
+    fn set_quota(&self, cpu: MilliCores) -> Result<(), CgroupError> {
+        self.group.set_quota(cpu)
+    }
+
+    fn set_weight(&self, weight: Weight) -> Result<(), CgroupError> {
+        self.group.set_weight(weight)
+    }
+
+    fn create_task(&self, session: SessionId, limits: TaskLimits) -> Result<Arc<dyn TaskGroup>, CgroupError> {
+        let group = self.group.child(&session.to_string());
+        group.create()?;
+        group.set_memory_max(limits.memory_bytes_max)?;
+        group.set_pids_max(limits.pids_max)?;
+        Ok(Arc::new(KernelTask {
+            session,
+            meter: group.meter()?,
+            group,
+        }))
+    }
+
+    fn open_task(&self, session: SessionId) -> Result<Arc<dyn TaskGroup>, CgroupError> {
+        let group = self.group.child(&session.to_string());
+        group.check_complete()?;
+        Ok(Arc::new(KernelTask {
+            session,
+            meter: group.meter()?,
+            group,
+        }))
+    }
+
+    fn tasks(&self) -> Result<BTreeSet<SessionId>, CgroupError> {
+        self.group.children()
+    }
+
+    fn cpu_stat(&self) -> Result<CpuStat, CgroupError> {
+        let throttled_time = if self.group.hierarchies.cpu.is_v2() {
+            v2::throttled_time
+        } else {
+            v1::throttled_time
+        };
+        let usage = self.meter.usage()?;
+        self.throttling.read(|text| {
+            Ok(CpuStat {
+                usage,
+                nr_periods: field(text, "nr_periods")?,
+                nr_throttled: field(text, "nr_throttled")?,
+                throttled_time: throttled_time(text)?,
+            })
+        })
+    }
+
+    fn cpu_total(&self) -> Result<CpuTime, CgroupError> {
+        self.meter.total()
+    }
+
+    async fn freeze(&self) -> Result<(), CgroupError> {
+        self.group.freeze().await
+    }
+
+    fn thaw(&self) -> Result<(), CgroupError> {
+        self.group.thaw()
+    }
+
+    async fn kill_all(&self, timeout: Duration) -> Result<(), CgroupError> {
+        self.group.check_complete()?;
+        self.group.kill(timeout).await
+    }
+
+    fn is_empty(&self) -> Result<bool, CgroupError> {
+        self.group.check_complete()?;
+        Ok(!self.group.is_populated()?)
+    }
+
+    async fn remove(&self) -> Result<(), CgroupError> {
+        self.group.remove().await
+    }
+}
+
+struct KernelTask {
+    session: SessionId,
+    group: Group,
+    meter: Meter,
+}
+
+#[async_trait]
+impl TaskGroup for KernelTask {
+    fn session(&self) -> SessionId {
+        self.session
+    }
+
+    fn place(&self, pid: Pid) -> Result<(), CgroupError> {
+        let pid = pid.as_raw_nonzero().to_string();
+        self.group.procs_files().try_for_each(|file| write(&file, &pid))
+    }
+
+    fn cpu_time(&self) -> Result<CpuTime, CgroupError> {
+        self.meter.total()
+    }
+
+    fn cpu_usage(&self) -> Result<CpuUsage, CgroupError> {
+        self.meter.usage()
+    }
+
+    fn events(&self) -> Result<LimitEvents, CgroupError> {
+        let Hierarchies { memory, pids, .. } = &*self.group.hierarchies;
+        let oom_kills = if memory.is_v2() {
+            v2::oom_kills
+        } else {
+            v1::oom_kills
+        };
+        let pids_events = self.group.dir(pids).join("pids.events");
+        Ok(LimitEvents {
+            oom_kills: oom_kills(&self.group.dir(memory))?,
+            forks_refused: read_once(&pids_events, |text| field(text, "max"))?,
+        })
+    }
+
+    async fn freeze(&self) -> Result<(), CgroupError> {
+        self.group.freeze().await
+    }
+
+    fn thaw(&self) -> Result<(), CgroupError> {
+        self.group.thaw()
+    }
+
+    async fn kill_and_wait_empty(&self, timeout: Duration) -> Result<(), CgroupError> {
+        self.group.check_complete()?;
+        self.group.kill(timeout).await
+    }
+
+    fn populated(&self) -> Result<bool, CgroupError> {
+        self.group.check_complete()?;
+        self.group.is_populated()
+    }
+
+    async fn remove(&self) -> Result<(), CgroupError> {
+        self.group.remove().await
+    }
+}

@@ -1,0 +1,233 @@
+//! The service's settings.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+use units::{MilliCores, NodeId};
+
+use crate::scaler::ScalerConfig;
+use crate::store::StoreConfig;
+
+/// Every key of the configuration file; the environment variable of `store.endpoint` is
+/// `GRIDFAAS_CONTAINER__STORE__ENDPOINT`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// This node's name, the same after a restart.
+    pub node: NodeId,
+    /// Where the gRPC service listens.
+    pub listen: SocketAddr,
+    /// The node's own files: journal, images, containers. Its folder of containers must not be readable by users.
+    pub state_dir: PathBuf,
+    /// credit-manager, for example `http://127.0.0.1:7402`.
+    pub credit_url: String,
+    pub store: StoreConfig,
+    /// The `apptainer` program; absent: the one on `PATH`.
+    pub apptainer: Option<PathBuf>,
+    /// The CPU that this node gives to containers, in millicores; absent: all of its cores.
+    pub capacity_millicores: Option<u32>,
+    /// The name of this node's control group tree, below the root of each hierarchy.
+    #[serde(default = "default_cgroup_tree")]
+    pub cgroup_tree: PathBuf,
+    #[serde(default)]
+    pub scaler: ScalerConfig,
+    /// How often a busy function's `input/` is listed.
+    #[serde(default = "default_poll_busy_ms")]
+    pub poll_busy_ms: u64,
+    /// How often an idle function's `input/` is listed.
+    #[serde(default = "default_poll_idle_ms")]
+    pub poll_idle_ms: u64,
+    /// How often meters are read.
+    #[serde(default = "default_sample_ms")]
+    pub sample_ms: u64,
+    /// How often usage is reported while nothing happens.
+    #[serde(default = "default_report_ms")]
+    pub report_ms: u64,
+    /// How often the log of a running task is uploaded, if it grew.
+    #[serde(default = "default_log_upload_ms")]
+    pub log_upload_ms: u64,
+    /// How long a task stays frozen at the debt limit, waiting for a deposit, before it is stopped.
+    #[serde(default)]
+    pub hold_ms: u64,
+    /// The most that is kept of one attempt's output.
+    #[serde(default = "default_log_bytes_max")]
+    pub log_bytes_max: u64,
+    /// The first of the user ids that containers run under; each live container has one of its own.
+    #[serde(default = "default_uid_first")]
+    pub uid_first: u32,
+    /// Whether an image may be built from a definition, which runs the user's commands on this node.
+    #[serde(default)]
+    pub build_definitions: bool,
+    /// gRPC reflection, for development.
+    #[serde(default)]
+    pub reflection: bool,
+}
+
+fn default_cgroup_tree() -> PathBuf {
+    PathBuf::from("gridfaas")
+}
+
+const fn default_poll_busy_ms() -> u64 {
+    50
+}
+
+const fn default_poll_idle_ms() -> u64 {
+    1000
+}
+
+const fn default_sample_ms() -> u64 {
+    50
+}
+
+const fn default_report_ms() -> u64 {
+    1000
+}
+
+const fn default_log_upload_ms() -> u64 {
+    5000
+}
+
+const fn default_log_bytes_max() -> u64 {
+    16 << 20
+}
+
+/// Above what Linux distributions give to people and to subordinate ranges.
+const fn default_uid_first() -> u32 {
+    1_700_000_000
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("`{key}` must be {must}")]
+pub struct ConfigValueError {
+    key: &'static str,
+    must: &'static str,
+}
+
+impl Config {
+    /// Checks what the types cannot say.
+    pub fn validate(&self) -> Result<(), ConfigValueError> {
+        let check = |ok: bool, key, must| {
+            if ok {
+                Ok(())
+            } else {
+                Err(ConfigValueError { key, must })
+            }
+        };
+        check(
+            self.capacity_millicores.is_none_or(|m| m > 0),
+            "capacity_millicores",
+            "above 0",
+        )?;
+        check(
+            (10..=10_000).contains(&self.sample_ms),
+            "sample_ms",
+            "from 10 to 10000",
+        )?;
+        check(
+            (100..=60_000).contains(&self.report_ms),
+            "report_ms",
+            "from 100 to 60000",
+        )?;
+        check(
+            (1..=60_000).contains(&self.poll_busy_ms),
+            "poll_busy_ms",
+            "from 1 to 60000",
+        )?;
+        check(
+            self.poll_idle_ms >= self.poll_busy_ms,
+            "poll_idle_ms",
+            "at least poll_busy_ms",
+        )?;
+        check(
+            (100..=10_000).contains(&self.log_upload_ms),
+            "log_upload_ms",
+            "from 100 to 10000",
+        )?;
+        check(self.log_bytes_max >= 1024, "log_bytes_max", "at least 1024")?;
+        check(
+            self.uid_first >= 1000,
+            "uid_first",
+            "at least 1000, so that no task runs as a system user",
+        )?;
+        Ok(())
+    }
+
+    /// The CPU that containers share.
+    pub fn capacity(&self) -> MilliCores {
+        self.capacity_millicores
+            .map(MilliCores::from_millicores)
+            .unwrap_or_else(|| {
+                let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+                MilliCores::from_cores(u32::try_from(cores).unwrap_or(u32::MAX))
+            })
+    }
+
+    pub(crate) fn poll_busy(&self) -> Duration {
+        Duration::from_millis(self.poll_busy_ms)
+    }
+
+    pub(crate) fn poll_idle(&self) -> Duration {
+        Duration::from_millis(self.poll_idle_ms)
+    }
+
+    pub(crate) fn sample(&self) -> Duration {
+        Duration::from_millis(self.sample_ms)
+    }
+
+    pub(crate) fn report(&self) -> Duration {
+        Duration::from_millis(self.report_ms)
+    }
+
+    pub(crate) fn hold(&self) -> Duration {
+        Duration::from_millis(self.hold_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn example() -> Config {
+        let path =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deployment/config/container-manager.toml");
+        service_kit::config::load(Some(&path), "GRIDFAAS_CONTAINER_TEST").unwrap()
+    }
+
+    #[test]
+    fn the_example_configuration_is_valid_and_shows_the_defaults() {
+        let config = example();
+        config.validate().unwrap();
+        assert_eq!(config.poll_idle_ms, default_poll_idle_ms());
+        assert_eq!(config.log_bytes_max, default_log_bytes_max());
+        assert_eq!(config.uid_first, default_uid_first());
+    }
+
+    #[test]
+    fn a_value_that_cannot_work_is_named() {
+        for (change, named) in [
+            (
+                Box::new(|c: &mut Config| c.sample_ms = 0) as Box<dyn Fn(&mut Config)>,
+                "`sample_ms`",
+            ),
+            (
+                Box::new(|c| c.poll_idle_ms = 1),
+                "`poll_idle_ms` must be at least poll_busy_ms",
+            ),
+            (Box::new(|c| c.uid_first = 0), "`uid_first`"),
+            (
+                Box::new(|c| c.capacity_millicores = Some(0)),
+                "`capacity_millicores` must be above 0",
+            ),
+        ] {
+            let mut config = example();
+            change(&mut config);
+            assert!(
+                config.validate().unwrap_err().to_string().contains(named),
+                "{named}"
+            );
+        }
+    }
+}

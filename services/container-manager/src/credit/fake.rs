@@ -1,0 +1,236 @@
+//! A credit-manager in memory, for tests: licenses, remembers, and says what the test wants.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use tokio::sync::broadcast;
+use tokio_stream::wrappers::BroadcastStream;
+use units::{
+    Amount, Billing, CpuPrice, CpuTime, FunctionName, Grant, Restriction, SessionId, Standing, TaskId,
+    UserName,
+};
+
+use super::{Credit, CreditError, FunctionEntry, OpenSession, Opened, Push, Refusal, SessionState, Usage};
+use crate::layout::TaskKey;
+use crate::task::{Bill, Licence, Verdict};
+
+/// Pushes kept for a watcher that is slow.
+const PUSHES_MAX: usize = 64;
+
+pub struct FakeCredit {
+    inner: Mutex<Inner>,
+    pushes: broadcast::Sender<Push>,
+}
+
+struct Inner {
+    functions: BTreeMap<FunctionName, UserName>,
+    sessions: BTreeMap<SessionId, Session>,
+    attempts: BTreeMap<TaskId, (u32, u32)>,
+    grant: Grant,
+    restriction: Restriction,
+    may_start: bool,
+    revision: u64,
+}
+
+struct Session {
+    key: (FunctionName, TaskKey),
+    licence: Licence,
+    total: CpuTime,
+    closed: Option<Verdict>,
+}
+
+impl FakeCredit {
+    /// One that grants without limit.
+    pub fn new() -> Self {
+        let inner = Inner {
+            functions: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            attempts: BTreeMap::new(),
+            grant: Grant::UNLIMITED,
+            restriction: Restriction::None,
+            may_start: true,
+            revision: 1,
+        };
+        Self {
+            inner: Mutex::new(inner),
+            pushes: broadcast::channel(PUSHES_MAX).0,
+        }
+    }
+
+    pub fn add_function(&self, function: &FunctionName, user: &UserName) {
+        self.lock().functions.insert(function.clone(), user.clone());
+    }
+
+    /// What every session is told from now on, pushed at once.
+    pub fn say(&self, grant: Grant, restriction: Restriction, may_start: bool) {
+        let mut inner = self.lock();
+        (inner.grant, inner.restriction, inner.may_start) = (grant, restriction, may_start);
+        inner.revision += 1;
+        let live = inner
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.closed.is_none());
+        let states = live.map(|(session, _)| inner.state(*session)).collect();
+        let gates = inner
+            .functions
+            .values()
+            .map(|user| (user.clone(), may_start))
+            .collect();
+        let _nobody_watches = self.pushes.send(Push { states, gates });
+    }
+
+    /// How the sessions ended, oldest first, with their totals.
+    pub fn closed(&self) -> Vec<(Verdict, CpuTime)> {
+        let inner = self.lock();
+        inner
+            .sessions
+            .values()
+            .filter_map(|session| Some((session.closed?, session.total)))
+            .collect()
+    }
+
+    pub fn live(&self) -> usize {
+        self.lock()
+            .sessions
+            .values()
+            .filter(|session| session.closed.is_none())
+            .count()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for FakeCredit {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Inner {
+    fn state(&self, session: SessionId) -> SessionState {
+        SessionState {
+            session,
+            standing: Standing::Good,
+            restriction: self.restriction,
+            may_start: self.may_start,
+            grant: self.grant,
+            balance: Amount::ZERO,
+            revision: self.revision,
+        }
+    }
+}
+
+fn refused(refusal: Refusal) -> Opened {
+    Opened::Refused {
+        refusal,
+        message: format!("{refusal:?}"),
+    }
+}
+
+#[async_trait]
+impl Credit for FakeCredit {
+    async fn open(&self, request: &OpenSession) -> Result<Opened, CreditError> {
+        let mut inner = self.lock();
+        let Some(user) = inner.functions.get(&request.function).cloned() else {
+            return Ok(refused(Refusal::UnknownFunction));
+        };
+        if !inner.may_start {
+            return Ok(refused(Refusal::NoFunds));
+        }
+        let key = (request.function.clone(), request.key.clone());
+        if inner
+            .sessions
+            .values()
+            .any(|session| session.key == key && session.closed.is_none())
+        {
+            return Ok(refused(Refusal::AlreadyRunning));
+        }
+        let task = request.task.unwrap_or_else(TaskId::new);
+        let (attempt, failures) = inner.attempts.get(&task).copied().unwrap_or_default();
+        let attempt = attempt + 1;
+        inner.attempts.insert(task, (attempt, failures));
+        let licence = Licence {
+            task,
+            user,
+            attempt,
+            failures,
+            price: CpuPrice::DEFAULT,
+            billing: Billing::Used,
+        };
+        let session = Session {
+            key,
+            licence: licence.clone(),
+            total: CpuTime::ZERO,
+            closed: None,
+        };
+        inner.sessions.insert(request.session, session);
+        Ok(Opened::Licensed {
+            licence,
+            state: inner.state(request.session),
+        })
+    }
+
+    async fn report(&self, usages: &[Usage]) -> Result<Vec<SessionState>, CreditError> {
+        let mut inner = self.lock();
+        let mut states = Vec::new();
+        for usage in usages {
+            let state = inner.state(usage.session);
+            let Some(session) = inner.sessions.get_mut(&usage.session) else {
+                continue;
+            };
+            if session.closed.is_none() {
+                session.total = session.total.max(usage.total);
+                states.push(state);
+            }
+        }
+        Ok(states)
+    }
+
+    async fn close(&self, session: SessionId, total: CpuTime, verdict: Verdict) -> Result<Bill, CreditError> {
+        let mut inner = self.lock();
+        let Some(closed) = inner.sessions.get_mut(&session) else {
+            return Err(CreditError::Refused {
+                message: format!("no session {session}"),
+            });
+        };
+        closed.total = total;
+        closed.closed = Some(verdict);
+        let (task, price) = (closed.licence.task, closed.licence.price);
+        if verdict == Verdict::Failed
+            && let Some((_, failures)) = inner.attempts.get_mut(&task)
+        {
+            *failures += 1;
+        }
+        let amount = if verdict == Verdict::PlatformFault {
+            None
+        } else {
+            price.cost(total)
+        };
+        Ok(Bill {
+            amount: amount.unwrap_or_default(),
+            ..Bill::default()
+        })
+    }
+
+    async fn watch(&self) -> Result<BoxStream<'static, Result<Push, CreditError>>, CreditError> {
+        let pushes = BroadcastStream::new(self.pushes.subscribe());
+        Ok(pushes
+            .filter_map(|push| std::future::ready(push.ok().map(Ok)))
+            .boxed())
+    }
+
+    async fn functions(&self) -> Result<Vec<FunctionEntry>, CreditError> {
+        let inner = self.lock();
+        let entry = |(name, user): (&FunctionName, &UserName)| FunctionEntry {
+            name: name.clone(),
+            user: user.clone(),
+            may_start: inner.may_start,
+        };
+        Ok(inner.functions.iter().map(entry).collect())
+    }
+}

@@ -1,0 +1,233 @@
+//! credit-manager over gRPC.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream::{BoxStream, StreamExt as _};
+use proto::credit::v1 as wire;
+use proto::credit::v1::account_service_client::AccountServiceClient;
+use proto::credit::v1::session_service_client::SessionServiceClient;
+use proto::{InvalidField, parse};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+use units::{Amount, CpuPrice, CpuTime, NodeId, SessionId};
+
+use super::{Credit, CreditError, FunctionEntry, OpenSession, Opened, Push, Refusal, SessionState, Usage};
+use crate::task::{Bill, Licence, Verdict};
+
+/// A call that takes longer is given up and repeated; every call may be.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[derive(Clone, Debug)]
+pub struct GrpcCredit {
+    node: NodeId,
+    url: String,
+    sessions: SessionServiceClient<Channel>,
+    accounts: AccountServiceClient<Channel>,
+}
+
+impl GrpcCredit {
+    /// Connects when first used, and again whenever the connection is lost.
+    pub fn new(url: &str, node: NodeId) -> Result<Self, CreditError> {
+        let unreachable = |err| CreditError::Unreachable {
+            url: url.to_owned(),
+            err: Box::new(err),
+        };
+        let channel = Endpoint::from_shared(url.to_owned())
+            .map_err(unreachable)?
+            .connect_timeout(Duration::from_secs(2))
+            .tcp_nodelay(true)
+            .connect_lazy();
+        Ok(Self {
+            node,
+            url: url.to_owned(),
+            sessions: SessionServiceClient::new(channel.clone()),
+            accounts: AccountServiceClient::new(channel),
+        })
+    }
+
+    fn error(&self, status: Status) -> CreditError {
+        match status.code() {
+            Code::InvalidArgument | Code::NotFound | Code::FailedPrecondition | Code::PermissionDenied => {
+                CreditError::Refused {
+                    message: status.message().to_owned(),
+                }
+            }
+            _ => CreditError::Unreachable {
+                url: self.url.clone(),
+                err: Box::new(status),
+            },
+        }
+    }
+
+    async fn call<T>(
+        &self,
+        answer: impl Future<Output = Result<tonic::Response<T>, Status>>,
+    ) -> Result<T, CreditError> {
+        match tokio::time::timeout(CALL_TIMEOUT, answer).await {
+            Ok(answer) => answer
+                .map(tonic::Response::into_inner)
+                .map_err(|status| self.error(status)),
+            Err(elapsed) => Err(CreditError::Unreachable {
+                url: self.url.clone(),
+                err: Box::new(elapsed),
+            }),
+        }
+    }
+}
+
+#[async_trait]
+impl Credit for GrpcCredit {
+    async fn open(&self, request: &OpenSession) -> Result<Opened, CreditError> {
+        let message = wire::OpenSessionRequest {
+            session_id: request.session.to_string(),
+            node_id: self.node.to_string(),
+            function: request.function.to_string(),
+            object_key: request.key.to_string(),
+            task_id: request.task.map(|task| task.to_string()).unwrap_or_default(),
+            max_amount_halfords: request.max_amount.map_or(0, Amount::halfords),
+            millicores: request.capacity.millicores(),
+        };
+        let answer = self.call(self.sessions.clone().open_session(message)).await?;
+        match answer
+            .outcome
+            .ok_or_else(|| InvalidField::new("outcome", "is not set"))?
+        {
+            wire::open_session_response::Outcome::Opened(opened) => {
+                let state = opened
+                    .state
+                    .clone()
+                    .ok_or_else(|| InvalidField::new("state", "is not set"))?;
+                Ok(Opened::Licensed {
+                    licence: licence(&opened)?,
+                    state: session_state(&state)?,
+                })
+            }
+            wire::open_session_response::Outcome::Refused(refused) => Ok(Opened::Refused {
+                refusal: refusal(refused.reason())?,
+                message: refused.message,
+            }),
+        }
+    }
+
+    async fn report(&self, usages: &[Usage]) -> Result<Vec<SessionState>, CreditError> {
+        let usages = usages.iter().map(|usage| wire::Usage {
+            session_id: usage.session.to_string(),
+            cpu_time_us: usage.total.micros(),
+            millicores: usage.capacity.millicores(),
+            revision: usage.revision,
+        });
+        let message = wire::ReportUsageRequest {
+            node_id: self.node.to_string(),
+            usages: usages.collect(),
+        };
+        let answer = self.call(self.sessions.clone().report_usage(message)).await?;
+        Ok(answer
+            .states
+            .iter()
+            .map(session_state)
+            .collect::<Result<_, _>>()?)
+    }
+
+    async fn close(&self, session: SessionId, total: CpuTime, verdict: Verdict) -> Result<Bill, CreditError> {
+        let outcome = match verdict {
+            Verdict::Succeeded => wire::Outcome::Succeeded,
+            Verdict::Failed => wire::Outcome::Failed,
+            Verdict::GaveUp => wire::Outcome::GaveUp,
+            Verdict::Aborted => wire::Outcome::Aborted,
+            Verdict::Cancelled => wire::Outcome::Cancelled,
+            Verdict::PlatformFault => wire::Outcome::PlatformFault,
+        };
+        let message = wire::CloseSessionRequest {
+            session_id: session.to_string(),
+            cpu_time_us: total.micros(),
+            outcome: outcome.into(),
+        };
+        let closed = self.call(self.sessions.clone().close_session(message)).await?;
+        Ok(Bill {
+            amount: Amount::from_halfords(closed.amount_halfords),
+            task_amount: Amount::from_halfords(closed.task_amount_halfords),
+            transfers: closed.transfer_ids,
+            balance: Amount::from_halfords(closed.balance_halfords),
+            debt_limit: Amount::from_halfords(closed.debt_limit_halfords),
+        })
+    }
+
+    async fn watch(&self) -> Result<BoxStream<'static, Result<Push, CreditError>>, CreditError> {
+        let message = wire::WatchRequest {
+            node_id: self.node.to_string(),
+        };
+        let stream = self.call(self.sessions.clone().watch(message)).await?;
+        let this = self.clone();
+        Ok(stream
+            .map(move |pushed| pushed.map_err(|status| this.error(status)).and_then(|p| push(&p)))
+            .boxed())
+    }
+
+    async fn functions(&self) -> Result<Vec<FunctionEntry>, CreditError> {
+        let message = wire::ListFunctionsRequest { user: String::new() };
+        let answer = self.call(self.accounts.clone().list_functions(message)).await?;
+        let entry = |function: &wire::Function| -> Result<_, CreditError> {
+            Ok(FunctionEntry {
+                name: parse("name", &function.name)?,
+                user: parse("user", &function.user)?,
+                may_start: function.may_start,
+            })
+        };
+        answer.functions.iter().map(entry).collect()
+    }
+}
+
+fn licence(opened: &wire::SessionOpened) -> Result<Licence, CreditError> {
+    let micros = CpuTime::from_micros(opened.cpu_time_us_per_grc);
+    Ok(Licence {
+        task: parse("task_id", &opened.task_id)?,
+        user: parse("user", &opened.user)?,
+        attempt: opened.attempt,
+        failures: opened.failures,
+        price: CpuPrice::from_cpu_time_per_grc(micros)
+            .map_err(|err| InvalidField::new("cpu_time_us_per_grc", err))?,
+        billing: opened.billing().try_into()?,
+    })
+}
+
+fn refusal(reason: wire::RefusalReason) -> Result<Refusal, CreditError> {
+    match reason {
+        wire::RefusalReason::UnknownFunction => Ok(Refusal::UnknownFunction),
+        wire::RefusalReason::AlreadyRunning => Ok(Refusal::AlreadyRunning),
+        wire::RefusalReason::NoFunds => Ok(Refusal::NoFunds),
+        wire::RefusalReason::CapSpent => Ok(Refusal::CapSpent),
+        wire::RefusalReason::Unspecified => Err(InvalidField::new("reason", "is not set").into()),
+    }
+}
+
+fn session_state(state: &wire::SessionState) -> Result<SessionState, InvalidField> {
+    Ok(SessionState {
+        session: parse("session_id", &state.session_id)?,
+        standing: state.standing().try_into()?,
+        restriction: state.restriction().try_into()?,
+        may_start: state.may_start,
+        grant: state
+            .grant
+            .ok_or_else(|| InvalidField::new("grant", "is not set"))?
+            .into(),
+        balance: Amount::from_halfords(state.balance_halfords),
+        revision: state.revision,
+    })
+}
+
+fn push(pushed: &wire::WatchResponse) -> Result<Push, CreditError> {
+    let gate = |gate: &wire::UserGate| Ok((parse("user", &gate.user)?, gate.may_start));
+    Ok(Push {
+        states: pushed
+            .states
+            .iter()
+            .map(session_state)
+            .collect::<Result<_, _>>()?,
+        gates: pushed
+            .gates
+            .iter()
+            .map(gate)
+            .collect::<Result<_, InvalidField>>()?,
+    })
+}

@@ -1,0 +1,124 @@
+//! The edge to credit-manager: who may run, what was used, what that allows.
+
+pub mod fake;
+mod grpc;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use serde::{Deserialize, Serialize};
+use units::{
+    Amount, CpuTime, FunctionName, Grant, MilliCores, Restriction, SessionId, Standing, TaskId, UserName,
+};
+
+pub use grpc::GrpcCredit;
+
+use crate::layout::TaskKey;
+use crate::task::{Bill, Licence, Verdict};
+
+/// Asks to run one attempt at a task.
+#[derive(Clone, Debug)]
+pub struct OpenSession {
+    pub session: SessionId,
+    pub function: FunctionName,
+    pub key: TaskKey,
+    /// The task's id, where an earlier attempt left it on the object.
+    pub task: Option<TaskId>,
+    /// What all attempts of the task together may cost.
+    pub max_amount: Option<Amount>,
+    pub capacity: MilliCores,
+}
+
+#[derive(Clone, Debug)]
+pub enum Opened {
+    Licensed { licence: Licence, state: SessionState },
+    Refused { refusal: Refusal, message: String },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    UnknownFunction,
+    /// Another session is live for the same task.
+    AlreadyRunning,
+    NoFunds,
+    CapSpent,
+}
+
+/// The whole current state of one session, as credit-manager sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionState {
+    pub session: SessionId,
+    pub standing: Standing,
+    pub restriction: Restriction,
+    pub may_start: bool,
+    pub grant: Grant,
+    pub balance: Amount,
+    /// Grows with every change of the grant.
+    pub revision: u64,
+}
+
+/// One session's meter reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    pub session: SessionId,
+    /// The billed total since the session began.
+    pub total: CpuTime,
+    pub capacity: MilliCores,
+    /// The newest revision that is being enforced.
+    pub revision: u64,
+}
+
+/// A function, and whether its user may start new work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FunctionEntry {
+    pub name: FunctionName,
+    pub user: UserName,
+    pub may_start: bool,
+}
+
+/// What credit-manager tells unasked.
+#[derive(Clone, Debug)]
+pub struct Push {
+    pub states: Vec<SessionState>,
+    /// Users who may start new work again, or no longer.
+    pub gates: Vec<(UserName, bool)>,
+}
+
+/// Every call may be repeated: sessions are named by the caller, and usage is told as running totals.
+#[async_trait]
+pub trait Credit: Send + Sync + 'static {
+    async fn open(&self, request: &OpenSession) -> Result<Opened, CreditError>;
+
+    /// The states of the reported sessions. A session that is missing in the answer is not live: it must be stopped.
+    async fn report(&self, usages: &[Usage]) -> Result<Vec<SessionState>, CreditError>;
+
+    async fn close(&self, session: SessionId, total: CpuTime, verdict: Verdict) -> Result<Bill, CreditError>;
+
+    /// Changes as they happen. Ends when the connection does; missing it costs time, never money.
+    async fn watch(&self) -> Result<BoxStream<'static, Result<Push, CreditError>>, CreditError>;
+
+    async fn functions(&self) -> Result<Vec<FunctionEntry>, CreditError>;
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum CreditError {
+    #[error("credit-manager at {url} cannot be reached")]
+    Unreachable {
+        url: String,
+        #[source]
+        err: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("credit-manager refused: {message}")]
+    Refused { message: String },
+    #[error("credit-manager answered what makes no sense")]
+    Nonsense(#[from] proto::InvalidField),
+}
+
+impl CreditError {
+    /// Whether the same call may succeed later without anybody mending anything.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Refused { .. } | Self::Nonsense(_) => false,
+        }
+    }
+}

@@ -1,0 +1,397 @@
+//! One function on this node: its queue, its container, its running tasks.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use service_kit::Chain;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+use units::{FunctionName, UserName};
+
+use crate::attempt::{self, Plan};
+use crate::claim::{Claim, ClaimError, Claimer};
+use crate::credit::{Refusal, SessionState};
+use crate::function::{FunctionSettings, retry_delay};
+use crate::layout::{self, TaskKey};
+use crate::node::Node;
+use crate::problem::Problem;
+use crate::recover::Adopted;
+use crate::store::StoreError;
+use crate::task::{Attempt, Verdict};
+use crate::utils::{ImageObject, Script, Utils};
+use crate::warm::{WarmContainer, WarmError};
+
+/// A task that another node has, or that we had to give back, is looked at again after this.
+const GIVEN_BACK_DELAY: Duration = Duration::from_secs(1);
+/// After a failure of the store, of credit-manager or of a container's start.
+const TROUBLE_DELAY: Duration = Duration::from_secs(2);
+/// Objects in one listing.
+const PAGE: u32 = 1000;
+
+pub struct FunctionLoop {
+    node: Arc<Node>,
+    name: FunctionName,
+    user: UserName,
+    /// Whether the user's standing allows new work.
+    gate: watch::Receiver<bool>,
+    hint: Arc<Notify>,
+    utils: Utils,
+    container: Option<Arc<WarmContainer>>,
+    free_slots: BTreeSet<u32>,
+    /// Tasks of ours that may still be seen in `input/`, or are on their way back to it.
+    busy: HashSet<TaskKey>,
+    /// Tasks that are not to be tried before an instant.
+    deferred: HashMap<TaskKey, Instant>,
+    running: JoinSet<(u32, Attempt)>,
+    finishing: JoinSet<Attempt>,
+    idle_since: Instant,
+    poll: Duration,
+    not_before: Instant,
+    /// What the user was last told in `status/error.json`.
+    told: Option<Problem>,
+}
+
+/// What a function needs before it can run a task.
+struct Recipe {
+    settings: FunctionSettings,
+    script: Script,
+    image: ImageObject,
+}
+
+impl FunctionLoop {
+    pub fn new(
+        node: Arc<Node>,
+        name: FunctionName,
+        user: UserName,
+        gate: watch::Receiver<bool>,
+        hint: Arc<Notify>,
+        adopted: Option<Adopted>,
+        shutdown: &CancellationToken,
+    ) -> Self {
+        let now = Instant::now();
+        let mut function = Self {
+            poll: node.config.poll_busy(),
+            node,
+            name,
+            user,
+            gate,
+            hint,
+            utils: Utils::default(),
+            container: None,
+            // Until a container is there, its first slot stands for it.
+            free_slots: BTreeSet::from([0]),
+            busy: HashSet::new(),
+            deferred: HashMap::new(),
+            running: JoinSet::new(),
+            finishing: JoinSet::new(),
+            idle_since: now,
+            not_before: now,
+            told: None,
+        };
+        if let Some(adopted) = adopted {
+            function.adopt(adopted, shutdown);
+        }
+        function
+    }
+
+    /// Goes on with what an earlier manager started.
+    fn adopt(&mut self, adopted: Adopted, shutdown: &CancellationToken) {
+        self.free_slots = (0..adopted.container.concurrency()).collect();
+        self.container = Some(adopted.container);
+        for (attempt, licence, started) in adopted.running {
+            let (node, slot, shutdown) = (self.node.clone(), started.run.slot, shutdown.clone());
+            self.free_slots.remove(&slot);
+            self.busy.insert(attempt.key.clone());
+            self.running.spawn(async move {
+                (
+                    slot,
+                    attempt::watch_over(&node, started, attempt, licence, &shutdown).await,
+                )
+            });
+        }
+    }
+
+    #[tracing::instrument(name = "function", skip_all, fields(function = %self.name))]
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        while !shutdown.is_cancelled() {
+            self.step(&shutdown).await;
+            tokio::select! {
+                () = tokio::time::sleep(self.poll) => {}
+                () = self.hint.notified() => self.poll = self.node.config.poll_busy(),
+                _ = self.gate.changed() => self.poll = self.node.config.poll_busy(),
+                Some(ran) = self.running.join_next() => self.on_ran(ran),
+                Some(finished) = self.finishing.join_next() => self.on_finished(finished),
+                () = shutdown.cancelled() => {}
+            }
+        }
+        // Every running task has seen the shutdown as well, and comes to rest.
+        while let Some(ran) = self.running.join_next().await {
+            self.on_ran(ran);
+        }
+        while self.finishing.join_next().await.is_some() {}
+        if let Some(container) = self.container.take() {
+            container.stop(&self.node, "shutdown").await;
+        }
+    }
+
+    async fn step(&mut self, shutdown: &CancellationToken) {
+        let now = Instant::now();
+        self.deferred.retain(|_, until| *until > now);
+        let may_start = *self.gate.borrow();
+        if may_start && !self.free_slots.is_empty() && now >= self.not_before {
+            match self.take_in(shutdown).await {
+                Ok(0) => self.poll = (self.poll * 2).min(self.node.config.poll_idle()),
+                Ok(_) => self.poll = self.node.config.poll_busy(),
+                Err(err) => {
+                    warn!(error = %Chain(&err), "no task taken in, will retry");
+                    self.not_before = now + TROUBLE_DELAY;
+                }
+            }
+        }
+        if self.running.is_empty() {
+            self.rest(may_start).await;
+        }
+    }
+
+    /// Claims as many tasks as there are free slots. Returns how many.
+    async fn take_in(&mut self, shutdown: &CancellationToken) -> Result<usize, ClaimError> {
+        let candidates = self.candidates().await?;
+        if candidates.is_empty() {
+            return Ok(0);
+        }
+        self.utils
+            .refresh(self.node.store.as_ref(), self.name.as_str())
+            .await?;
+        let recipe = match self.recipe() {
+            Ok(recipe) => recipe,
+            Err(problem) => return self.tell(problem).await.map(|()| 0),
+        };
+        let container = match self.container(&recipe).await {
+            Ok(container) => container,
+            Err(err) => {
+                self.not_before = Instant::now() + TROUBLE_DELAY;
+                return self.tell(cannot_start(&err)).await.map(|()| 0);
+            }
+        };
+        self.all_is_well().await?;
+        let mut taken = 0;
+        for key in candidates {
+            let Some(slot) = self.free_slots.first().copied() else {
+                break;
+            };
+            match self.claim(&container, &key).await? {
+                Claim::Won { attempt, state } => {
+                    self.free_slots.remove(&slot);
+                    self.busy.insert(key);
+                    let (script, settings) = (recipe.script.clone(), recipe.settings.clone());
+                    let plan = Plan {
+                        container: container.clone(),
+                        slot,
+                        script,
+                        settings,
+                    };
+                    self.spawn(plan, *attempt, state, shutdown.clone());
+                    taken += 1;
+                }
+                Claim::Lost => {}
+                Claim::Refused {
+                    refusal: Refusal::NoFunds,
+                    message,
+                } => {
+                    info!(message, "no funds for new work");
+                    self.not_before = Instant::now() + GIVEN_BACK_DELAY;
+                    break;
+                }
+                Claim::Refused { refusal, message } => {
+                    debug!(%key, ?refusal, message, "claim refused");
+                    self.deferred.insert(key, Instant::now() + GIVEN_BACK_DELAY);
+                }
+            }
+        }
+        Ok(taken)
+    }
+
+    /// The next tasks in line, in the order of their keys: at most as many as there are free slots.
+    async fn candidates(&self) -> Result<Vec<TaskKey>, StoreError> {
+        let (mut found, mut after) = (Vec::new(), None::<String>);
+        let wanted = self.free_slots.len();
+        // Usually the first listed tasks are free, so a short page does; one that is full of others' is followed up.
+        let mut page = u32::try_from(wanted + self.busy.len() + self.deferred.len() + 1)
+            .unwrap_or(PAGE)
+            .min(PAGE);
+        loop {
+            let listed = self
+                .node
+                .store
+                .list(self.name.as_str(), layout::INPUT, after.as_deref(), page)
+                .await?;
+            let is_last = listed.len() < usize::try_from(page).unwrap_or(usize::MAX);
+            after = listed.last().map(|object| object.key.clone());
+            let keys = listed
+                .iter()
+                .filter_map(|object| TaskKey::from_input(&object.key));
+            found.extend(keys.filter(|key| !self.busy.contains(key) && !self.deferred.contains_key(key)));
+            if is_last || found.len() >= wanted {
+                found.truncate(wanted);
+                return Ok(found);
+            }
+            page = PAGE;
+        }
+    }
+
+    fn recipe(&self) -> Result<Recipe, Problem> {
+        let settings = self.utils.settings()?;
+        let script = self.utils.script()?;
+        let image = self.utils.image(&settings)?;
+        Ok(Recipe {
+            settings,
+            script,
+            image,
+        })
+    }
+
+    async fn container(&mut self, recipe: &Recipe) -> Result<Arc<WarmContainer>, WarmError> {
+        if let Some(container) = &self.container {
+            if container.is_alive() {
+                return Ok(container.clone());
+            }
+            container.stop(&self.node, "it died").await;
+            self.container = None;
+        }
+        let container = WarmContainer::start(
+            &self.node,
+            &self.name,
+            &self.user,
+            &recipe.settings,
+            &recipe.image,
+        )
+        .await?;
+        // Slots of a dead container whose tasks are still coming to rest are counted back in by `on_ran`.
+        self.free_slots = (0..container.concurrency()).collect();
+        self.container = Some(container.clone());
+        Ok(container)
+    }
+
+    async fn claim(&self, container: &WarmContainer, key: &TaskKey) -> Result<Claim, ClaimError> {
+        let claimer = Claimer {
+            store: self.node.store.as_ref(),
+            credit: self.node.credit.as_ref(),
+            journal: &self.node.journal,
+            function: &self.name,
+            capacity: container.cpu_max(),
+        };
+        claimer.claim(key, self.node.clock.now()).await
+    }
+
+    fn spawn(&mut self, plan: Plan, attempt: Attempt, session: SessionState, shutdown: CancellationToken) {
+        let node = self.node.clone();
+        self.running.spawn(async move {
+            let attempt = attempt::execute(&node, &plan, attempt, session, &shutdown).await;
+            (plan.slot, attempt)
+        });
+    }
+
+    fn on_ran(&mut self, ran: Result<(u32, Attempt), tokio::task::JoinError>) {
+        let (slot, attempt) = ran.expect("a task's future does not panic and is not aborted");
+        if self
+            .container
+            .as_ref()
+            .is_none_or(|container| slot < container.concurrency())
+        {
+            self.free_slots.insert(slot);
+        }
+        self.idle_since = Instant::now();
+        self.poll = self.node.config.poll_busy();
+        let node = self.node.clone();
+        self.finishing.spawn(async move {
+            attempt::finish(&node, attempt.clone()).await;
+            attempt
+        });
+    }
+
+    fn on_finished(&mut self, finished: Result<Attempt, tokio::task::JoinError>) {
+        let attempt = finished.expect("a task's future does not panic and is not aborted");
+        self.busy.remove(&attempt.key);
+        let failures = attempt.licence().map_or(0, |licence| licence.failures);
+        let delay = match attempt.verdict() {
+            Some(Verdict::Failed) => retry_delay(failures + 1),
+            Some(Verdict::Aborted | Verdict::PlatformFault) => GIVEN_BACK_DELAY,
+            _ => return,
+        };
+        self.deferred.insert(attempt.key, Instant::now() + delay);
+    }
+
+    /// Stops a container that has been idle for longer than the function's timeout, or that nobody may use.
+    async fn rest(&mut self, may_start: bool) {
+        let Some(container) = &self.container else { return };
+        let why = if !container.is_alive() {
+            "it died"
+        } else if !may_start {
+            "no funds"
+        } else {
+            // The user may have changed the timeout meanwhile.
+            if let Err(err) = self
+                .utils
+                .refresh(self.node.store.as_ref(), self.name.as_str())
+                .await
+            {
+                debug!(error = %Chain(&err), "timeout not read");
+            }
+            if self.idle_since.elapsed() <= self.utils.idle_timeout() {
+                return;
+            }
+            "idle"
+        };
+        container.stop(&self.node, why).await;
+        self.container = None;
+        self.free_slots = BTreeSet::from([0]);
+    }
+
+    /// Says in the bucket what keeps the function from running, once.
+    async fn tell(&mut self, problem: Problem) -> Result<(), ClaimError> {
+        self.poll = self.node.config.poll_idle();
+        if self.told.as_ref() == Some(&problem) {
+            return Ok(());
+        }
+        warn!(
+            problem = problem.error,
+            hint = problem.hint,
+            "function cannot run, its tasks wait"
+        );
+        let document = Bytes::from(problem.document(self.node.clock.now()));
+        let bucket = self.name.as_str();
+        self.node
+            .store
+            .put(bucket, layout::STATUS_ERROR, document, "application/json")
+            .await?;
+        self.told = Some(problem);
+        Ok(())
+    }
+
+    async fn all_is_well(&mut self) -> Result<(), StoreError> {
+        if self.told.is_some() {
+            self.node
+                .store
+                .delete(self.name.as_str(), layout::STATUS_ERROR, None)
+                .await?;
+            self.told = None;
+        }
+        Ok(())
+    }
+}
+
+fn cannot_start(err: &WarmError) -> Problem {
+    let hint = match err {
+        WarmError::Image(image) if !image.is_transient() => "upload a working image under `utils/`",
+        WarmError::Staging(_) => "see the objects under `staging/`",
+        WarmError::Image(_) | WarmError::Cgroup(_) | WarmError::Container(_) | WarmError::Disk { .. } => {
+            "the tasks wait and are tried again; if it goes on, tell the operator of this node"
+        }
+    };
+    Problem::new(Chain(err).to_string(), hint)
+}

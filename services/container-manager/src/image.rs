@@ -1,0 +1,173 @@
+//! Images: from an object under `utils/` to an unpacked folder, once for each digest.
+//!
+//! A container starts 30 to 40 ms sooner from a folder than from a `.sif`, and functions with the same image share it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::Mutex;
+use tracing::info;
+
+use crate::container::{ApptainerTool, ContainerError};
+use crate::store::{ObjectStore, StoreError, hex};
+use crate::utils::ImageObject;
+
+/// Packages are fetched and unpacked meanwhile.
+const BUILD_TIMEOUT: Duration = Duration::from_secs(900);
+
+/// Turns image files into folders.
+#[async_trait]
+pub trait ImageTool: Send + Sync + 'static {
+    /// Unpacks a `.sif` into `folder`, which is whole when it appears.
+    async fn unpack(&self, sif: &Path, folder: &Path) -> Result<(), ContainerError>;
+
+    /// Builds a `.sif` from a definition, which runs the commands in it.
+    async fn build(&self, definition: &Path, sif: &Path) -> Result<(), ContainerError>;
+}
+
+#[async_trait]
+impl ImageTool for ApptainerTool {
+    async fn unpack(&self, sif: &Path, folder: &Path) -> Result<(), ContainerError> {
+        Self::unpack(self, sif, folder).await
+    }
+
+    async fn build(&self, definition: &Path, sif: &Path) -> Result<(), ContainerError> {
+        Self::build(self, definition, sif, BUILD_TIMEOUT).await
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    pub folder: PathBuf,
+    /// SHA-256 of the object, in hex.
+    pub digest: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("`{key}` is gone")]
+    Gone { key: String },
+    #[error("`{key}` cannot be used as an image")]
+    Broken {
+        key: String,
+        #[source]
+        err: ContainerError,
+    },
+    #[error("`{key}` is a definition, and this platform does not build definitions")]
+    BuildsOff { key: String },
+    #[error("failed to keep an image at `{path}`")]
+    Disk {
+        path: PathBuf,
+        #[source]
+        err: io::Error,
+    },
+}
+
+impl ImageError {
+    /// Whether trying the same object again can help. A broken image stays broken until it is replaced.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Store(err) => err.is_transient(),
+            Self::Disk { .. } => true,
+            Self::Gone { .. } | Self::Broken { .. } | Self::BuildsOff { .. } => false,
+        }
+    }
+}
+
+/// The node's unpacked images.
+pub struct Images {
+    root: PathBuf,
+    tool: Arc<dyn ImageTool>,
+    builds: bool,
+    /// One at a time: unpacking is bound by the disk, and two functions may bring the same image.
+    preparing: Mutex<()>,
+}
+
+impl Images {
+    pub fn new(root: PathBuf, tool: Arc<dyn ImageTool>, builds: bool) -> Self {
+        Self {
+            root,
+            tool,
+            builds,
+            preparing: Mutex::new(()),
+        }
+    }
+
+    /// The folder of an image object in the version given, prepared if it is not there yet.
+    pub async fn prepare(
+        &self,
+        store: &dyn ObjectStore,
+        bucket: &str,
+        object: &ImageObject,
+    ) -> Result<Image, ImageError> {
+        let _one_at_a_time = self.preparing.lock().await;
+        let version = self.version_file(bucket, object);
+        if let Ok(digest) = std::fs::read_to_string(&version) {
+            let image = Image {
+                folder: self.root.join(&digest),
+                digest,
+            };
+            if image.folder.is_dir() {
+                return Ok(image);
+            }
+        }
+        self.fetch(store, bucket, object, &version).await
+    }
+
+    async fn fetch(
+        &self,
+        store: &dyn ObjectStore,
+        bucket: &str,
+        object: &ImageObject,
+        version: &Path,
+    ) -> Result<Image, ImageError> {
+        let key = || object.key.clone();
+        let disk = |path: &Path| {
+            let path = path.to_owned();
+            move |err| ImageError::Disk { path, err }
+        };
+        let folder = self.root.join("incoming");
+        std::fs::create_dir_all(&folder).map_err(disk(&folder))?;
+        let is_definition = object.key.ends_with(".def");
+        let incoming = folder.join(if is_definition { "image.def" } else { "image.sif" });
+        let fetched = store.download(bucket, &object.key, &incoming).await?;
+        let fetched = fetched.ok_or_else(|| ImageError::Gone { key: key() })?;
+        let image = Image {
+            folder: self.root.join(&fetched.sha256),
+            digest: fetched.sha256,
+        };
+        if !image.folder.is_dir() {
+            let broken = |err| ImageError::Broken { key: key(), err };
+            if is_definition {
+                if !self.builds {
+                    return Err(ImageError::BuildsOff { key: key() });
+                }
+                let sif = folder.join("built.sif");
+                self.tool.build(&incoming, &sif).await.map_err(broken)?;
+                self.tool.unpack(&sif, &image.folder).await.map_err(broken)?;
+                std::fs::remove_file(&sif).map_err(disk(&sif))?;
+            } else {
+                self.tool.unpack(&incoming, &image.folder).await.map_err(broken)?;
+            }
+            info!(bucket, key = object.key, digest = image.digest, "image prepared");
+        }
+        std::fs::remove_file(&incoming).map_err(disk(&incoming))?;
+        std::fs::write(version, &image.digest).map_err(disk(version))?;
+        Ok(image)
+    }
+
+    /// Remembers which digest a version of an object has, so that a restart does not download it again.
+    fn version_file(&self, bucket: &str, object: &ImageObject) -> PathBuf {
+        let name = hex(&Sha256::digest(format!(
+            "{bucket}\n{}\n{}",
+            object.key, object.etag
+        )));
+        self.root.join(format!("{name}.version"))
+    }
+}

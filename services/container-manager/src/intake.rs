@@ -1,0 +1,112 @@
+//! OBJECT DROPPED: finds the functions of this node, and runs one loop for each that lists `input/` and takes tasks in.
+//!
+//! Listing is the truth: it is done every so often whatever happens. A hint (a notification, a call of `Notify`) only
+//! makes it happen now.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use service_kit::Chain;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use units::{FunctionName, UserName};
+
+use crate::credit::FunctionEntry;
+use crate::function_loop::FunctionLoop;
+use crate::node::Node;
+use crate::recover::Adopted;
+
+/// How often the registered functions are read; a hint about an unknown function reads them at once.
+const FUNCTIONS_POLL: Duration = Duration::from_secs(1);
+
+/// The functions this node serves, and the ways to wake them.
+#[derive(Default)]
+pub struct Registry {
+    functions: Mutex<HashMap<FunctionName, Arc<Notify>>>,
+    gates: Mutex<HashMap<UserName, watch::Sender<bool>>>,
+    look_for_functions: Notify,
+}
+
+impl Registry {
+    /// Looks into a function's `input/` now.
+    pub fn hint(&self, function: &FunctionName) {
+        match self
+            .functions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(function)
+        {
+            Some(hint) => hint.notify_one(),
+            None => self.look_for_functions.notify_one(),
+        }
+    }
+
+    /// Opens or shuts the gate of all of a user's functions.
+    pub fn set_gate(&self, user: &UserName, may_start: bool) {
+        let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(gate) = gates.get(user) {
+            gate.send_if_modified(|now| std::mem::replace(now, may_start) != may_start);
+        }
+    }
+
+    fn gate(&self, user: &UserName, may_start: bool) -> watch::Receiver<bool> {
+        let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        gates
+            .entry(user.clone())
+            .or_insert_with(|| watch::channel(may_start).0)
+            .subscribe()
+    }
+
+    /// The hint of a function that is new here; `None` for one that is served already.
+    fn add(&self, function: &FunctionName) -> Option<Arc<Notify>> {
+        let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
+        if functions.contains_key(function) {
+            return None;
+        }
+        let hint = Arc::new(Notify::new());
+        functions.insert(function.clone(), hint.clone());
+        Some(hint)
+    }
+}
+
+/// Serves every registered function until shutdown, then brings running tasks to rest and waits for them.
+pub async fn run(
+    node: Arc<Node>,
+    registry: Arc<Registry>,
+    mut adopted: HashMap<FunctionName, Adopted>,
+    shutdown: CancellationToken,
+) -> Result<(), std::convert::Infallible> {
+    let mut loops = JoinSet::new();
+    while !shutdown.is_cancelled() {
+        match node.credit.functions().await {
+            Ok(functions) => {
+                for FunctionEntry {
+                    name,
+                    user,
+                    may_start,
+                } in functions
+                {
+                    registry.set_gate(&user, may_start);
+                    let Some(hint) = registry.add(&name) else { continue };
+                    info!(function = %name, %user, "function found");
+                    let gate = registry.gate(&user, may_start);
+                    let adopted = adopted.remove(&name);
+                    let function =
+                        FunctionLoop::new(node.clone(), name, user, gate, hint, adopted, &shutdown);
+                    loops.spawn(function.run(shutdown.clone()));
+                }
+            }
+            Err(err) => warn!(error = %Chain(&err), "functions not read, will retry"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(FUNCTIONS_POLL) => {}
+            () = registry.look_for_functions.notified() => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
+    while loops.join_next().await.is_some() {}
+    Ok(())
+}

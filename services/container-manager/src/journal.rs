@@ -1,0 +1,232 @@
+//! The node's own memory: every attempt and the step it has reached, on disk before the step's effect.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use rusqlite_migration::{M, Migrations};
+use service_kit::database::{self, DatabaseError, Lock};
+use units::{FunctionName, SessionId};
+
+use crate::layout::TaskKey;
+use crate::task::Attempt;
+
+const SCHEMA: &[M<'_>] = &[M::up(
+    "CREATE TABLE attempts (
+        session TEXT PRIMARY KEY,
+        function TEXT NOT NULL,
+        object_key TEXT NOT NULL,
+        task TEXT,
+        over INTEGER NOT NULL,
+        body TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX attempts_of_task ON attempts (function, object_key, session);
+    CREATE INDEX attempts_under_way ON attempts (session) WHERE over = 0;",
+)];
+
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    #[error("failed to write or read the journal")]
+    Database(#[from] rusqlite::Error),
+    #[error(
+        "the journal's entry for attempt {session} cannot be read (hint: it may be from another version)"
+    )]
+    Entry {
+        session: String,
+        #[source]
+        err: serde_json::Error,
+    },
+    #[error("the journal's thread ended")]
+    Gone,
+}
+
+/// Attempts by session. Sessions are version 7 UUIDs, so their order is the order of the claims.
+#[derive(Clone, Debug)]
+pub struct Journal {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    connection: Mutex<Connection>,
+    _lock: Lock,
+}
+
+impl Journal {
+    pub fn open(path: &Path) -> Result<Self, DatabaseError> {
+        let (connection, lock) = database::open(path, &Migrations::from_slice(SCHEMA))?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                connection: Mutex::new(connection),
+                _lock: lock,
+            }),
+        })
+    }
+
+    /// Writes the state an attempt is in now; on disk when this returns.
+    pub async fn record(&self, attempt: &Attempt) -> Result<(), JournalError> {
+        let attempt = attempt.clone();
+        self.with(move |connection| {
+            let entry = |err| JournalError::Entry {
+                session: attempt.session.to_string(),
+                err,
+            };
+            let body = serde_json::to_string(&attempt).map_err(entry)?;
+            connection
+                .prepare_cached(
+                    "INSERT INTO attempts (session, function, object_key, task, over, body)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                     ON CONFLICT (session) DO UPDATE SET task = ?4, over = ?5, body = ?6",
+                )?
+                .execute(params![
+                    attempt.session.to_string(),
+                    attempt.function.as_str(),
+                    attempt.key.as_str(),
+                    attempt.licence().map(|licence| licence.task.to_string()),
+                    attempt.is_over(),
+                    body
+                ])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Forgets an attempt that came to nothing: another node was first, or there were no funds.
+    pub async fn forget(&self, session: SessionId) -> Result<(), JournalError> {
+        self.with(move |connection| {
+            connection
+                .prepare_cached("DELETE FROM attempts WHERE session = ?1")?
+                .execute([session.to_string()])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// The attempts that are not over, oldest first.
+    pub async fn under_way(&self) -> Result<Vec<Attempt>, JournalError> {
+        self.with(|connection| {
+            select(
+                connection,
+                "SELECT session, body FROM attempts WHERE over = 0 ORDER BY session",
+                [],
+            )
+        })
+        .await
+    }
+
+    /// The newest attempts, newest first; of one function if given.
+    pub async fn newest(
+        &self,
+        function: Option<FunctionName>,
+        limit: u32,
+    ) -> Result<Vec<Attempt>, JournalError> {
+        self.with(move |connection| {
+            select(
+                connection,
+                "SELECT session, body FROM attempts WHERE ?1 IS NULL OR function = ?1 ORDER BY session DESC LIMIT ?2",
+                params![function.as_ref().map(FunctionName::as_str), limit],
+            )
+        })
+        .await
+    }
+
+    /// The newest attempt at a task, over or not.
+    pub async fn newest_of(
+        &self,
+        function: &FunctionName,
+        key: &TaskKey,
+    ) -> Result<Option<Attempt>, JournalError> {
+        let (function, key) = (function.clone(), key.clone());
+        self.with(move |connection| {
+            connection
+                .prepare_cached(
+                    "SELECT session, body FROM attempts WHERE function = ?1 AND object_key = ?2
+                     ORDER BY session DESC LIMIT 1",
+                )?
+                .query_row([function.as_str(), key.as_str()], raw)
+                .optional()?
+                .map(decode)
+                .transpose()
+        })
+        .await
+    }
+
+    async fn with<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, JournalError> + Send + 'static,
+    ) -> Result<T, JournalError> {
+        let inner = self.inner.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            // SQLite rolls back what a panic interrupted, so a poisoned lock guards no broken state.
+            work(&inner.connection.lock().unwrap_or_else(PoisonError::into_inner))
+        });
+        done.await.map_err(|_| JournalError::Gone)?
+    }
+}
+
+fn select(
+    connection: &Connection,
+    sql: &str,
+    params: impl rusqlite::Params,
+) -> Result<Vec<Attempt>, JournalError> {
+    let mut statement = connection.prepare_cached(sql)?;
+    let rows = statement.query_map(params, raw)?;
+    rows.map(|row| decode(row?)).collect()
+}
+
+fn raw(row: &Row<'_>) -> rusqlite::Result<(String, String)> {
+    Ok((row.get(0)?, row.get(1)?))
+}
+
+fn decode((session, body): (String, String)) -> Result<Attempt, JournalError> {
+    serde_json::from_str(&body).map_err(|err| JournalError::Entry { session, err })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::State;
+    use units::Timestamp;
+
+    fn claimed(key: &str) -> Attempt {
+        Attempt {
+            session: SessionId::new(),
+            function: "stress".parse().unwrap(),
+            key: TaskKey::from_name(key).unwrap(),
+            etag: "\"e\"".to_owned(),
+            claimed_at: Timestamp::from_unix_ms(1),
+            state: State::Claimed,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reopened_journal_knows_what_was_under_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal.db");
+        let (first, mut second, third) = (claimed("a"), claimed("b"), claimed("c"));
+        {
+            let journal = Journal::open(&path).unwrap();
+            for attempt in [&first, &second, &third] {
+                journal.record(attempt).await.unwrap();
+            }
+            second.state = State::Over {
+                licence: None,
+                run: None,
+                ending: None,
+                bill: None,
+            };
+            journal.record(&second).await.unwrap();
+            journal.forget(third.session).await.unwrap();
+        }
+        let journal = Journal::open(&path).unwrap();
+        assert_eq!(journal.under_way().await.unwrap(), vec![first.clone()]);
+        assert_eq!(
+            journal.newest(None, 10).await.unwrap(),
+            vec![second.clone(), first]
+        );
+        assert_eq!(
+            journal.newest_of(&second.function, &second.key).await.unwrap(),
+            Some(second)
+        );
+    }
+}

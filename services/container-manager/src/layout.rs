@@ -1,0 +1,167 @@
+//! The bucket is the user's interface: which key holds what. Pure.
+
+use std::fmt;
+
+/// The function body, fetched again for every task.
+pub const SCRIPT: &str = "utils/process_task.sh";
+/// Idle seconds before the container stops.
+pub const TIMEOUT: &str = "utils/timeout.txt";
+/// The function's optional settings.
+pub const SETTINGS: &str = "utils/function.toml";
+pub const UTILS: &str = "utils/";
+pub const STAGING: &str = "staging/";
+pub const INPUT: &str = "input/";
+/// What keeps a function from running, said once.
+pub const STATUS_ERROR: &str = "status/error.json";
+/// The user's balance, rewritten while anything runs.
+pub const STATUS_BALANCE: &str = "status/balance.json";
+
+/// The longest file name that Linux file systems hold, in bytes.
+const FILE_NAME_MAX: usize = 255;
+
+/// One task's name: its object's key below `input/`, exactly as the object store has it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct TaskKey(String);
+
+impl TaskKey {
+    /// `None` for a key that is not a task: outside `input/`, or a "directory" object.
+    pub fn from_input(object_key: &str) -> Option<Self> {
+        let name = object_key.strip_prefix(INPUT)?;
+        Self::from_name(name)
+    }
+
+    /// From a name below `input/`; `None` if it is empty or ends with `/`.
+    pub fn from_name(name: &str) -> Option<Self> {
+        (!name.is_empty() && !name.ends_with('/')).then(|| Self(name.to_owned()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    pub fn input(&self) -> String {
+        format!("{INPUT}{}", self.0)
+    }
+
+    pub fn processing(&self) -> String {
+        format!("processing/{}", self.0)
+    }
+
+    pub fn output(&self) -> String {
+        format!("output/{}", self.0)
+    }
+
+    pub fn failed(&self) -> String {
+        format!("failed/{}", self.0)
+    }
+
+    pub fn failed_reason(&self) -> String {
+        format!("failed/{}.reason.json", self.0)
+    }
+
+    /// The key of one file that the script left in its results directory.
+    pub fn result(&self, file: &str) -> String {
+        format!("results/{}/{file}", self.0)
+    }
+
+    pub fn receipt(&self) -> String {
+        self.result(RECEIPT)
+    }
+
+    /// Where the task's output goes. A task file that is itself a `.txt` does not get the ending twice.
+    pub fn log(&self) -> String {
+        let ending = if self.0.ends_with(".txt") { "" } else { ".txt" };
+        format!("logs/out-task-{}{ending}", self.0)
+    }
+
+    /// Where the output of a failed attempt goes.
+    pub fn error_log(&self) -> String {
+        format!("{}.error", self.log())
+    }
+
+    pub fn aborted(&self) -> String {
+        format!("logs/{}.aborted.json", self.0)
+    }
+
+    /// The name of the task file in the container: the key's last segment.
+    ///
+    /// A name that a directory cannot hold (`.`, `..`, longer than 255 bytes, with a NUL) is made to fit; the script
+    /// finds the whole key in `GRIDFAAS_TASK`.
+    pub fn file_name(&self) -> String {
+        let base = self.0.rsplit('/').next().unwrap_or(&self.0).replace('\0', "_");
+        if base == "." || base == ".." || base.is_empty() {
+            return base.replace('.', "_") + "_";
+        }
+        if base.len() <= FILE_NAME_MAX {
+            return base;
+        }
+        // Keeps the ending, by which scripts choose what to do.
+        let ending = base
+            .rfind('.')
+            .map(|dot| &base[dot..])
+            .filter(|ending| ending.len() <= 32)
+            .unwrap_or("");
+        let mut cut = FILE_NAME_MAX - ending.len();
+        while !base.is_char_boundary(cut) {
+            cut -= 1;
+        }
+        format!("{}{ending}", &base[..cut])
+    }
+}
+
+impl fmt::Display for TaskKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// The platform's own file among the results.
+pub const RECEIPT: &str = "receipt.json";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directory_objects_are_not_tasks() {
+        for key in ["input/", "input/dir/", "output/a", "input", ""] {
+            assert_eq!(TaskKey::from_input(key), None, "{key}");
+        }
+        assert_eq!(
+            TaskKey::from_input("input/dir/a b.txt").unwrap().as_str(),
+            "dir/a b.txt"
+        );
+    }
+
+    #[test]
+    fn a_task_has_its_keys() {
+        let task = TaskKey::from_name("dir/100.1-150.txt").unwrap();
+        assert_eq!(task.processing(), "processing/dir/100.1-150.txt");
+        assert_eq!(task.log(), "logs/out-task-dir/100.1-150.txt");
+        assert_eq!(task.error_log(), "logs/out-task-dir/100.1-150.txt.error");
+        assert_eq!(
+            TaskKey::from_name("photo.jpg").unwrap().log(),
+            "logs/out-task-photo.jpg.txt"
+        );
+        assert_eq!(task.result("a/b.bin"), "results/dir/100.1-150.txt/a/b.bin");
+    }
+
+    #[test]
+    fn every_key_gets_a_file_name_that_stays_in_its_folder() {
+        for (key, name) in [
+            ("a.txt", "a.txt"),
+            ("x/../../etc/passwd", "passwd"),
+            ("..", "___"),
+            ("a/.", "__"),
+            ("-rf", "-rf"),
+            ("naïve file", "naïve file"),
+        ] {
+            assert_eq!(TaskKey::from_name(key).unwrap().file_name(), name, "{key}");
+        }
+        let long = TaskKey::from_name(&format!("{}ü.tar.gz", "é".repeat(500)))
+            .unwrap()
+            .file_name();
+        assert!(long.len() <= FILE_NAME_MAX && long.ends_with(".gz"), "{long}");
+    }
+}

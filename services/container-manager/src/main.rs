@@ -1,0 +1,55 @@
+//! `container-manager`: arguments to exit code.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Parser;
+use container_manager::{Config, Edges};
+use service_kit::telemetry::{self, LogFormat};
+use service_kit::{config, shutdown};
+use tokio::net::TcpListener;
+
+/// Runs the task files of S3 buckets in metered containers.
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    /// Configuration file; the environment overrides it (GRIDFAAS_CONTAINER__NODE, …).
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// What to log, for example `info` or `warn,container_manager=debug`.
+    #[arg(long, default_value = "info")]
+    log: String,
+    /// One JSON object a line.
+    #[arg(long)]
+    log_json: bool,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match start(Args::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => {
+            eprintln!("error: {err:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn start(args: Args) -> anyhow::Result<()> {
+    telemetry::start(
+        &args.log,
+        if args.log_json {
+            LogFormat::Json
+        } else {
+            LogFormat::Text
+        },
+    )?;
+    let config: Config = config::load(args.config.as_deref(), "GRIDFAAS_CONTAINER")?;
+    config.validate().context("the configuration is not valid")?;
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .with_context(|| format!("failed to listen on {}", config.listen))?;
+    let edges = Edges::real(&config).await?;
+    container_manager::run(config, edges, listener, shutdown::on_signal()?).await
+}

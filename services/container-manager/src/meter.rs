@@ -1,0 +1,444 @@
+//! USAGE: reads every running task's counter, enforces its grant, scales its container, reports its total.
+//!
+//! Enforcement is local: a grant names the totals at which to throttle and to stop, and the next look is due when the
+//! first of them can be reached at the present allocation. credit-manager being away changes nothing but the size of
+//! the next grant.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use service_kit::Chain;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+use units::{
+    Billing, ContainerId, CpuTime, FunctionName, MilliCores, Restriction, SessionId, Timestamp, UserName,
+};
+
+use crate::cgroup::{CgroupError, ContainerGroup, TaskGroup, Weight};
+use crate::credit::{Credit, SessionState, Usage};
+use crate::restriction;
+use crate::scaler::headroom::{self, Demand};
+use crate::scaler::{CpuLimits, Sample, Scaler, ScalerConfig};
+
+/// Reports are not sent faster than this, whatever asks for them: each is a durable write at the other end.
+const REPORT_PAUSE: Duration = Duration::from_millis(100);
+/// The shortest look-ahead: the kernel's counter moves in steps of up to 8 ms while a process runs.
+const LOOK_MIN: Duration = Duration::from_millis(5);
+
+/// What a running task is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    Run,
+    /// The grant is spent: freeze, and wait for money as long as the hold lasts.
+    Freeze,
+    /// credit-manager does not know the session any more: another node may have the task.
+    Lost,
+}
+
+/// What a container is, for those who look at it.
+#[derive(Clone, Debug)]
+pub struct ContainerInfo {
+    pub function: FunctionName,
+    pub user: UserName,
+    pub image_digest: String,
+    pub started_at: Timestamp,
+}
+
+/// A container as it is now.
+#[derive(Clone, Debug)]
+pub struct ContainerView {
+    pub id: ContainerId,
+    pub info: ContainerInfo,
+    pub allocation: MilliCores,
+    pub used: MilliCores,
+    pub running_tasks: u32,
+    pub restriction: Restriction,
+}
+
+struct LiveContainer {
+    info: ContainerInfo,
+    group: Arc<dyn ContainerGroup>,
+    limits: CpuLimits,
+    scaler: Scaler,
+    allocation: MilliCores,
+    restriction: Restriction,
+    used: MilliCores,
+    last: Option<(Instant, CpuTime)>,
+    tasks: BTreeMap<SessionId, LiveTask>,
+}
+
+struct LiveTask {
+    group: Arc<dyn TaskGroup>,
+    billing: Billing,
+    state: SessionState,
+    /// CPU time used, by the last reading.
+    used: CpuTime,
+    /// Millicores × microseconds since the session began, for `current` billing.
+    reserved: u128,
+    signal: watch::Sender<Signal>,
+}
+
+impl LiveTask {
+    fn billed(&self) -> CpuTime {
+        match self.billing {
+            Billing::Used => self.used,
+            Billing::Current => CpuTime::from_micros(u64::try_from(self.reserved / 1000).unwrap_or(u64::MAX)),
+        }
+    }
+}
+
+/// Everything that runs on this node.
+pub struct Meter {
+    credit: Arc<dyn Credit>,
+    capacity: MilliCores,
+    scaler: ScalerConfig,
+    sample: Duration,
+    report: Duration,
+    live: Mutex<BTreeMap<ContainerId, LiveContainer>>,
+    wake: Notify,
+    report_now: Notify,
+}
+
+impl Meter {
+    pub fn new(
+        credit: Arc<dyn Credit>,
+        capacity: MilliCores,
+        scaler: ScalerConfig,
+        sample: Duration,
+        report: Duration,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            credit,
+            capacity,
+            scaler,
+            sample,
+            report,
+            live: Mutex::default(),
+            wake: Notify::new(),
+            report_now: Notify::new(),
+        })
+    }
+
+    /// The node's capacity.
+    pub fn capacity(&self) -> MilliCores {
+        self.capacity
+    }
+
+    /// Takes charge of a container's CPU limit.
+    pub fn add_container(&self, info: ContainerInfo, group: Arc<dyn ContainerGroup>, limits: CpuLimits) {
+        let scaler = Scaler::new(&self.scaler, limits);
+        let container = LiveContainer {
+            info,
+            limits,
+            allocation: MilliCores::ZERO,
+            restriction: Restriction::None,
+            used: MilliCores::ZERO,
+            last: None,
+            tasks: BTreeMap::new(),
+            scaler,
+            group,
+        };
+        self.live().insert(container.group.id(), container);
+        self.wake.notify_one();
+    }
+
+    pub fn remove_container(&self, id: ContainerId) {
+        self.live().remove(&id);
+        self.wake.notify_one();
+    }
+
+    /// Begins metering a task. The receiver tells what it may do.
+    pub fn add_task(
+        &self,
+        container: ContainerId,
+        group: Arc<dyn TaskGroup>,
+        billing: Billing,
+        state: SessionState,
+    ) -> watch::Receiver<Signal> {
+        let (signal, receiver) = watch::channel(Signal::Run);
+        let task = LiveTask {
+            group,
+            billing,
+            state,
+            used: CpuTime::ZERO,
+            reserved: 0,
+            signal,
+        };
+        if let Some(container) = self.live().get_mut(&container) {
+            container.tasks.insert(task.state.session, task);
+        }
+        self.wake.notify_one();
+        receiver
+    }
+
+    /// Ends metering a task and returns the reserved total, which is what `current` billing charges; the used total is
+    /// read from the empty cgroup by the caller.
+    pub fn remove_task(&self, container: ContainerId, session: SessionId) -> CpuTime {
+        let mut live = self.live();
+        let task = live
+            .get_mut(&container)
+            .and_then(|container| container.tasks.remove(&session));
+        task.map_or(CpuTime::ZERO, |task| {
+            CpuTime::from_micros(u64::try_from(task.reserved / 1000).unwrap_or(u64::MAX))
+        })
+    }
+
+    pub fn containers(&self) -> Vec<ContainerView> {
+        let view = |(id, container): (&ContainerId, &LiveContainer)| ContainerView {
+            id: *id,
+            info: container.info.clone(),
+            allocation: container.allocation,
+            used: container.used,
+            running_tasks: u32::try_from(container.tasks.len()).unwrap_or(u32::MAX),
+            restriction: container.restriction,
+        };
+        self.live().iter().map(view).collect()
+    }
+
+    /// Meters until shutdown.
+    pub async fn run(self: Arc<Self>, shutdown: CancellationToken) -> Result<(), std::convert::Infallible> {
+        loop {
+            let (usage_crossed, next_look) = self.look(Instant::now());
+            if usage_crossed {
+                self.report_now.notify_one();
+            }
+            tokio::select! {
+                () = tokio::time::sleep(next_look) => {}
+                () = self.wake.notified() => {}
+                () = shutdown.cancelled() => return Ok(()),
+            }
+        }
+    }
+
+    /// Reports totals until shutdown: regularly, and at once when a mark was crossed or is near.
+    pub async fn report(
+        self: Arc<Self>,
+        shutdown: CancellationToken,
+    ) -> Result<(), std::convert::Infallible> {
+        loop {
+            let usages = self.usages();
+            if !usages.is_empty() {
+                match self.credit.report(&usages).await {
+                    Ok(states) => self.on_report(&usages, states),
+                    Err(err) => {
+                        warn!(error = %Chain(&err), "usage not reported, will be with the next report")
+                    }
+                }
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                () = tokio::time::sleep(REPORT_PAUSE) => {}
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                () = tokio::time::sleep(self.report.saturating_sub(REPORT_PAUSE)) => {}
+                () = self.report_now.notified() => {}
+            }
+        }
+    }
+
+    /// Takes in what credit-manager tells unasked. `on_gate` hears who may start work.
+    pub async fn listen(
+        self: Arc<Self>,
+        on_gate: impl Fn(&UserName, bool) + Send,
+        shutdown: CancellationToken,
+    ) -> Result<(), crate::credit::CreditError> {
+        let mut pushes = tokio::select! {
+            pushes = self.credit.watch() => pushes?,
+            () = shutdown.cancelled() => return Ok(()),
+        };
+        loop {
+            let push = tokio::select! {
+                push = pushes.next() => push,
+                () = shutdown.cancelled() => return Ok(()),
+            };
+            let Some(push) = push.transpose()? else {
+                return Ok(());
+            };
+            for state in push.states {
+                self.on_state(state);
+            }
+            // A new grant counts as taken only when a report says so.
+            self.report_now.notify_one();
+            for (user, may_start) in &push.gates {
+                on_gate(user, *may_start);
+            }
+        }
+    }
+
+    fn live(&self) -> MutexGuard<'_, BTreeMap<ContainerId, LiveContainer>> {
+        // A panic between two field writes leaves readings stale at worst; the next look renews them.
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn usages(&self) -> Vec<Usage> {
+        let live = self.live();
+        let of = |container: &LiveContainer, task: &LiveTask| Usage {
+            session: task.state.session,
+            total: task.billed(),
+            capacity: container.allocation,
+            revision: task.state.revision,
+        };
+        live.values()
+            .flat_map(|container| container.tasks.values().map(|task| of(container, task)))
+            .collect()
+    }
+
+    fn on_report(&self, sent: &[Usage], states: Vec<SessionState>) {
+        let answered: Vec<SessionId> = states.iter().map(|state| state.session).collect();
+        for state in states {
+            self.on_state(state);
+        }
+        let mut live = self.live();
+        for container in live.values_mut() {
+            for (session, task) in &container.tasks {
+                if sent.iter().any(|usage| usage.session == *session) && !answered.contains(session) {
+                    warn!(%session, "credit-manager does not know the session, its task is stopped");
+                    task.signal.send_replace(Signal::Lost);
+                }
+            }
+        }
+    }
+
+    fn on_state(&self, state: SessionState) {
+        let mut live = self.live();
+        let task = live
+            .values_mut()
+            .find_map(|container| container.tasks.get_mut(&state.session));
+        if let Some(task) = task
+            && state.revision >= task.state.revision
+        {
+            debug!(session = %state.session, standing = %state.standing, "session state");
+            task.state = state;
+            self.wake.notify_one();
+        }
+    }
+
+    /// Reads all meters, enforces and scales. Returns whether a report is due now, and when to look again.
+    fn look(&self, now: Instant) -> (bool, Duration) {
+        let mut live = self.live();
+        let (mut report_due, mut next_look) = (false, self.sample);
+        for container in live.values_mut() {
+            match container.read(now) {
+                Ok(()) => {}
+                // The task or container has ended under us; whoever ran it will say so.
+                Err(err) => debug!(error = %Chain(&err), "meter not read"),
+            }
+            report_due |= container.enforce();
+            if let Some(until_mark) = container.until_next_mark() {
+                next_look = next_look.min(until_mark.max(LOOK_MIN));
+                report_due |= until_mark < self.report * 2;
+            }
+        }
+        self.share(&mut live, now);
+        (report_due, next_look)
+    }
+
+    /// Shares the node's capacity between the containers, downs before ups.
+    fn share(&self, live: &mut BTreeMap<ContainerId, LiveContainer>, now: Instant) {
+        let demands: Vec<Demand> = live
+            .iter_mut()
+            .map(|(id, container)| Demand {
+                container: *id,
+                current: container.allocation,
+                desired: container.desired(now),
+                min: container.limits.min,
+                restricted: container.restriction > Restriction::None,
+            })
+            .collect();
+        for change in headroom::plan(self.capacity, &demands) {
+            let Some(container) = live.get_mut(&change.container) else {
+                continue;
+            };
+            match container.group.set_quota(change.to) {
+                Ok(()) => {
+                    debug!(container_id = %change.container, from = %container.allocation, to = %change.to, "allocation");
+                    container.allocation = change.to;
+                }
+                Err(err) => {
+                    // A raise that follows could overdraw the node, so it waits for the next look.
+                    warn!(container_id = %change.container, error = %Chain(&err), "allocation not changed");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+impl LiveContainer {
+    fn read(&mut self, now: Instant) -> Result<(), CgroupError> {
+        for task in self.tasks.values_mut() {
+            task.used = task.used.max(task.group.cpu_time()?);
+        }
+        let total = self.group.cpu_total()?;
+        if let Some((at, before)) = self.last.replace((now, total)) {
+            let wall = now - at;
+            let share = u128::try_from(self.tasks.len()).unwrap_or(1).max(1);
+            let reserved = u128::from(self.allocation.millicores()) * wall.as_micros() / share;
+            for task in self.tasks.values_mut() {
+                task.reserved += reserved;
+            }
+            self.used = MilliCores::that_delivers(total.saturating_sub(before), wall);
+        }
+        Ok(())
+    }
+
+    /// Tells every task what it may do. Returns whether a restriction changed.
+    fn enforce(&mut self) -> bool {
+        let mut hardest = Restriction::None;
+        for task in self.tasks.values_mut() {
+            let restriction = restriction::effective(&task.state, task.billed());
+            hardest = hardest.max(restriction);
+            let signal = if restriction == Restriction::Stop {
+                Signal::Freeze
+            } else {
+                Signal::Run
+            };
+            task.signal.send_if_modified(|told| {
+                let news = *told != Signal::Lost && *told != signal;
+                if news {
+                    *told = signal;
+                }
+                news
+            });
+        }
+        let changed = hardest != self.restriction;
+        if changed {
+            info!(container_id = %self.group.id(), from = %self.restriction, to = %hardest, "restriction");
+            let weight = if hardest == Restriction::None {
+                Weight::Normal
+            } else {
+                Weight::Lowest
+            };
+            if let Err(err) = self.group.set_weight(weight) {
+                warn!(error = %Chain(&err), "weight not changed");
+            }
+            self.restriction = hardest;
+        }
+        changed
+    }
+
+    fn until_next_mark(&self) -> Option<Duration> {
+        let of = |task: &LiveTask| restriction::until_next_mark(&task.state, task.billed(), self.allocation);
+        self.tasks.values().filter_map(of).min()
+    }
+
+    fn desired(&mut self, now: Instant) -> MilliCores {
+        let desired = match self.group.cpu_stat() {
+            Ok(stat) => self.scaler.on_sample(&Sample {
+                at: now,
+                stat,
+                allocation: self.allocation,
+            }),
+            Err(_) => self.allocation,
+        };
+        match self.restriction {
+            Restriction::None => desired,
+            Restriction::Throttle | Restriction::Stop => desired.min(self.limits.floor()),
+        }
+    }
+}

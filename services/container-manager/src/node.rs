@@ -1,0 +1,67 @@
+//! What every part of the service shares.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use service_kit::Clock;
+use units::{ContainerId, MilliCores, SessionId};
+
+use crate::cgroup::CpuController;
+use crate::config::Config;
+use crate::container::ContainerRuntime;
+use crate::credit::Credit;
+use crate::function::FunctionSettings;
+use crate::image::Images;
+use crate::journal::Journal;
+use crate::meter::Meter;
+use crate::scaler::CpuLimits;
+use crate::spool::Spool;
+use crate::store::ObjectStore;
+use crate::warm::Uids;
+
+pub struct Node {
+    pub config: Config,
+    pub store: Arc<dyn ObjectStore>,
+    pub credit: Arc<dyn Credit>,
+    pub cgroups: Arc<dyn CpuController>,
+    pub runtime: Arc<dyn ContainerRuntime>,
+    pub clock: Arc<dyn Clock>,
+    pub journal: Journal,
+    pub images: Images,
+    pub meter: Arc<Meter>,
+    pub uids: Uids,
+}
+
+impl Node {
+    pub fn containers_root(&self) -> PathBuf {
+        self.config.state_dir.join("containers")
+    }
+
+    pub fn container_folder(&self, id: ContainerId) -> PathBuf {
+        self.containers_root().join(id.to_string())
+    }
+
+    pub fn staging_root(&self) -> PathBuf {
+        self.config.state_dir.join("staging")
+    }
+
+    /// The files of one attempt.
+    pub fn spool(&self, session: SessionId) -> Spool {
+        Spool::new(self.config.state_dir.join("attempts").join(session.to_string()))
+    }
+
+    /// The least and most CPU of a function's container here: its own wish, bounded by the node.
+    pub fn cpu_bounds(&self, settings: &FunctionSettings) -> (MilliCores, MilliCores) {
+        let capacity = self.meter.capacity();
+        let max = settings.cpu_max().map_or(capacity, |max| max.min(capacity));
+        (settings.cpu_min().min(max), max)
+    }
+
+    pub fn cpu_limits(&self, min: MilliCores, max: MilliCores) -> CpuLimits {
+        CpuLimits {
+            min,
+            max,
+            boundary: self.config.scaler.boundary(),
+        }
+    }
+}

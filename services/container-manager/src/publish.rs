@@ -1,0 +1,243 @@
+//! What an attempt leaves in the bucket: results, receipt, log, and the task object in its next place.
+//!
+//! Every step can be repeated, and the order is the promise: whoever sees an object in `output/` finds its results,
+//! receipt and log; whoever sees it in `failed/` finds the reason.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use serde_json::json;
+
+use crate::layout::{RECEIPT, TaskKey};
+use crate::spool::Spool;
+use crate::store::{Copied, Head, ObjectStore, StoreError};
+use crate::task::{Attempt, Bill, Ending, Licence, Run, Verdict};
+
+/// The key of the task's id in its object's metadata, by which attempts of one task find together.
+pub const META_TASK: &str = "gridfaas-task";
+
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("failed to read what the attempt left at `{path}`")]
+    Spool {
+        path: PathBuf,
+        #[source]
+        err: io::Error,
+    },
+}
+
+impl PublishError {
+    /// Whether trying again can help: not for a bucket that its user deleted. Denied access is mended by operators.
+    pub fn is_worth_a_retry(&self) -> bool {
+        match self {
+            Self::Store(StoreError::NoSuchBucket { .. } | StoreError::TooLarge { .. }) => false,
+            Self::Store(_) | Self::Spool { .. } => true,
+        }
+    }
+}
+
+/// Everything that is known of an attempt that has been settled.
+pub struct Settled<'a> {
+    pub attempt: &'a Attempt,
+    pub licence: &'a Licence,
+    pub run: Option<&'a Run>,
+    pub ending: &'a Ending,
+    pub bill: &'a Bill,
+    pub verdict: Verdict,
+}
+
+/// Brings the bucket to where the verdict wants it.
+pub async fn publish(
+    store: &dyn ObjectStore,
+    spool: &Spool,
+    settled: &Settled<'_>,
+) -> Result<(), PublishError> {
+    let (bucket, key) = (settled.attempt.function.as_str(), &settled.attempt.key);
+    match settled.verdict {
+        Verdict::Succeeded => {
+            upload_results(store, bucket, key, spool).await?;
+            upload_log(store, bucket, &key.log(), spool).await?;
+            put_json(store, bucket, &key.receipt(), &receipt(settled)).await?;
+            move_task(store, settled, &key.output()).await
+        }
+        Verdict::Failed => {
+            upload_log(store, bucket, &key.error_log(), spool).await?;
+            move_task(store, settled, &key.input()).await
+        }
+        Verdict::GaveUp | Verdict::Cancelled => {
+            upload_log(store, bucket, &key.error_log(), spool).await?;
+            put_json(store, bucket, &key.receipt(), &receipt(settled)).await?;
+            put_json(store, bucket, &key.failed_reason(), &reason(settled)).await?;
+            move_task(store, settled, &key.failed()).await
+        }
+        Verdict::Aborted => {
+            upload_log(store, bucket, &key.log(), spool).await?;
+            put_json(store, bucket, &key.aborted(), &reason(settled)).await?;
+            move_task(store, settled, &key.input()).await
+        }
+        Verdict::PlatformFault => move_task(store, settled, &key.input()).await,
+    }
+}
+
+/// Uploads the log as it is now.
+pub async fn upload_log(
+    store: &dyn ObjectStore,
+    bucket: &str,
+    key: &str,
+    spool: &Spool,
+) -> Result<(), PublishError> {
+    match File::open(spool.log()) {
+        Ok(log) => Ok(store.upload(bucket, key, log).await?),
+        // It never came to a start.
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(err) => Err(PublishError::Spool {
+            path: spool.log(),
+            err,
+        }),
+    }
+}
+
+async fn upload_results(
+    store: &dyn ObjectStore,
+    bucket: &str,
+    key: &TaskKey,
+    spool: &Spool,
+) -> Result<(), PublishError> {
+    let unreadable = |path: &Path, err| PublishError::Spool {
+        path: path.to_owned(),
+        err,
+    };
+    let names_path = spool.names();
+    let names = std::fs::read(&names_path).map_err(|err| unreadable(&names_path, err))?;
+    let names: Vec<String> =
+        serde_json::from_slice(&names).map_err(|err| unreadable(&names_path, io::Error::other(err)))?;
+    for (number, name) in names.iter().enumerate() {
+        let path = spool.results().join(number.to_string());
+        let file = File::open(&path).map_err(|err| unreadable(&path, err))?;
+        store.upload(bucket, &key.result(name), file).await?;
+    }
+    Ok(())
+}
+
+/// Moves the task object out of `processing/`. Done before: the source is gone, which is what was wanted.
+async fn move_task(store: &dyn ObjectStore, settled: &Settled<'_>, to: &str) -> Result<(), PublishError> {
+    let (bucket, from) = (
+        settled.attempt.function.as_str(),
+        settled.attempt.key.processing(),
+    );
+    let Some(mut head) = store.head(bucket, &from).await? else {
+        return Ok(());
+    };
+    if settled.verdict == Verdict::Succeeded {
+        head.metadata.remove(META_TASK);
+    }
+    if to == settled.attempt.key.input() && is_replaced(store, bucket, to).await? {
+        // The user dropped a newer version meanwhile; that one is the task now.
+        return Ok(store.delete(bucket, &from, None).await?);
+    }
+    if store.copy(bucket, &from, to, &head).await? == Copied::Done {
+        store.delete(bucket, &from, None).await?;
+    }
+    Ok(())
+}
+
+async fn is_replaced(store: &dyn ObjectStore, bucket: &str, input: &str) -> Result<bool, StoreError> {
+    Ok(store
+        .head(bucket, input)
+        .await?
+        .is_some_and(|head: Head| !head.metadata.contains_key(META_TASK)))
+}
+
+async fn put_json(
+    store: &dyn ObjectStore,
+    bucket: &str,
+    key: &str,
+    document: &serde_json::Value,
+) -> Result<(), StoreError> {
+    store
+        .put(
+            bucket,
+            key,
+            Bytes::from(format!("{document:#}\n")),
+            "application/json",
+        )
+        .await
+}
+
+/// What the attempt used and cost, and what it was made from.
+fn receipt(settled: &Settled<'_>) -> serde_json::Value {
+    let Settled {
+        attempt,
+        licence,
+        run,
+        ending,
+        bill,
+        ..
+    } = settled;
+    let usage = ending.usage;
+    json!({
+        "task": attempt.key.as_str(),
+        "task_id": licence.task,
+        "function": attempt.function,
+        "user": licence.user,
+        "attempt": licence.attempt,
+        "session_id": attempt.session,
+        "exit_code": ending.how.exit_code(),
+        "reason": ending.how.reason(),
+        "cpu_time_us": usage.total,
+        "cpu_user_us": usage.user,
+        "cpu_system_us": usage.system,
+        "billed_us": usage.billed,
+        "billing": licence.billing,
+        "throttled_us": usage.throttled,
+        "frozen_ms": ending.frozen_ms,
+        "started_at_ms": run.map(|run| run.started_at),
+        "ended_at_ms": ending.at,
+        "wall_ms": run.map(|run| ending.at.ms_since(run.started_at)),
+        "cpu_time_us_per_grc": licence.price.cpu_time_per_grc(),
+        "amount_grc": bill.amount,
+        "task_amount_grc": bill.task_amount,
+        "transfers": bill.transfers,
+        "sha256": run.map(|run| json!({
+            "input": run.digests.input, "script": run.digests.script, "image": run.digests.image,
+        })),
+        // The counter is read after the last process has ended, when it is exact.
+        "meter_error_bound_us": 0,
+        "notes": ending.notes,
+    })
+}
+
+/// Why a task was stopped or given up; its amounts equal the ledger's.
+fn reason(settled: &Settled<'_>) -> serde_json::Value {
+    let Settled {
+        attempt,
+        licence,
+        ending,
+        bill,
+        ..
+    } = settled;
+    json!({
+        "task": attempt.key.as_str(),
+        "task_id": licence.task,
+        "user": licence.user,
+        "attempts": licence.attempt,
+        "reason": ending.how.reason(),
+        "exit_code": ending.how.exit_code(),
+        "at_ms": ending.at,
+        "cpu_time_us": ending.usage.total,
+        "amount_grc": bill.amount,
+        "task_amount_grc": bill.task_amount,
+        "balance_grc": bill.balance,
+        "debt_limit_grc": bill.debt_limit,
+        "log": attempt.key.error_log(),
+    })
+}
+
+/// Whether a result's name is one that the platform writes itself.
+pub fn is_reserved(name: &str) -> bool {
+    name == RECEIPT
+}

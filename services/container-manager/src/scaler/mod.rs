@@ -1,0 +1,253 @@
+//! Recent usage of a container → how much CPU it should have. Pure: time comes in with each sample.
+//!
+//! ```text
+//! sample ──► Scaler (one per container: guardian or tracking) ──► desired ──► headroom (one per node) ──► changes
+//! ```
+//!
+//! The `guardian` policy keeps the rules of the published prototype; `tracking` follows demand within a fraction of a
+//! second. Neither knows of money: whoever asks caps what a restricted container gets at [`CpuLimits::floor`].
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::time::Instant;
+use units::{CpuTime, MilliCores};
+
+use crate::cgroup::CpuStat;
+
+mod guardian;
+pub mod headroom;
+mod tracking;
+
+pub use guardian::{GuardianRules, Raise};
+
+use guardian::Guardian;
+use tracking::Tracking;
+
+/// A quarter of a core: 25 of the prototype's shares.
+const DEFAULT_BOUNDARY: MilliCores = MilliCores::from_millicores(250);
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RuleError {
+    #[error("`{0}` must not be 0")]
+    Zero(&'static str),
+    #[error(
+        "`event_timeout_ms` is {timeout_ms}, but {events} events take {needed_ms} ms, so the rule could never act"
+    )]
+    NeverActs {
+        timeout_ms: u64,
+        events: u32,
+        needed_ms: u64,
+    },
+}
+
+/// What a container may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuLimits {
+    pub min: MilliCores,
+    pub max: MilliCores,
+    /// The distance kept from usage.
+    pub boundary: MilliCores,
+}
+
+impl CpuLimits {
+    /// What is left to a container whose account is in debt: `min + 2 × boundary`, 500 millicores by default.
+    pub fn floor(&self) -> MilliCores {
+        self.min
+            .saturating_add(self.boundary)
+            .saturating_add(self.boundary)
+            .min(self.max)
+    }
+
+    fn clamp(&self, desired: MilliCores) -> MilliCores {
+        desired.max(self.min).min(self.max)
+    }
+}
+
+/// A container's counters at one moment, and the limit that was in force up to then.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample {
+    pub at: Instant,
+    pub stat: CpuStat,
+    /// Zero while no limit was set yet.
+    pub allocation: MilliCores,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PolicyName {
+    Guardian,
+    #[default]
+    Tracking,
+}
+
+/// How containers are scaled. Holds only rules that can act.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Keys")]
+pub struct ScalerConfig {
+    policy: PolicyName,
+    boundary: MilliCores,
+    guardian: GuardianRules,
+}
+
+impl ScalerConfig {
+    /// Errors if a rule could never act, or would act on nothing.
+    pub fn new(policy: PolicyName, boundary: MilliCores, guardian: GuardianRules) -> Result<Self, RuleError> {
+        if boundary == MilliCores::ZERO {
+            return Err(RuleError::Zero("boundary_millicores"));
+        }
+        guardian.check()?;
+        Ok(Self {
+            policy,
+            boundary,
+            guardian,
+        })
+    }
+
+    pub fn boundary(&self) -> MilliCores {
+        self.boundary
+    }
+}
+
+impl Default for ScalerConfig {
+    fn default() -> Self {
+        Self {
+            policy: PolicyName::default(),
+            boundary: DEFAULT_BOUNDARY,
+            guardian: GuardianRules::default(),
+        }
+    }
+}
+
+/// The keys as they are written in a file.
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Keys {
+    policy: PolicyName,
+    boundary_millicores: MilliCores,
+    guardian: GuardianRules,
+}
+
+impl Default for Keys {
+    fn default() -> Self {
+        let ScalerConfig {
+            policy,
+            boundary,
+            guardian,
+        } = ScalerConfig::default();
+        Self {
+            policy,
+            boundary_millicores: boundary,
+            guardian,
+        }
+    }
+}
+
+impl TryFrom<Keys> for ScalerConfig {
+    type Error = RuleError;
+
+    fn try_from(keys: Keys) -> Result<Self, RuleError> {
+        Self::new(keys.policy, keys.boundary_millicores, keys.guardian)
+    }
+}
+
+/// Decides for one container. The same samples give the same decisions, so a recorded run can be replayed.
+trait Policy: Send {
+    /// What a container gets before anything is known about it.
+    fn initial(&self, limits: &CpuLimits) -> MilliCores;
+
+    /// What it should have from now on. Samples may come at any distance.
+    fn on_sample(&mut self, sample: &Sample, limits: &CpuLimits) -> MilliCores;
+}
+
+/// The scaler of one container.
+pub struct Scaler {
+    policy: Box<dyn Policy>,
+    limits: CpuLimits,
+}
+
+impl Scaler {
+    pub fn new(config: &ScalerConfig, limits: CpuLimits) -> Self {
+        let policy: Box<dyn Policy> = match config.policy {
+            PolicyName::Guardian => Box::new(Guardian::new(config.guardian)),
+            PolicyName::Tracking => Box::new(Tracking::default()),
+        };
+        Self { policy, limits }
+    }
+
+    /// What the container should have from now on, from `min` to `max`.
+    pub fn on_sample(&mut self, sample: &Sample) -> MilliCores {
+        let desired = self.policy.on_sample(sample, &self.limits);
+        let first = sample.allocation == MilliCores::ZERO;
+        self.limits.clamp(if first {
+            self.policy.initial(&self.limits)
+        } else {
+            desired
+        })
+    }
+}
+
+/// The average usage over `wall`, rounded down, so that next to nothing counts as idle.
+fn average(used: CpuTime, wall: Duration) -> MilliCores {
+    let millicores = (u128::from(used.micros()) * 1000)
+        .checked_div(wall.as_micros())
+        .unwrap_or(0);
+    MilliCores::from_millicores(u32::try_from(millicores).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(min: u32, max: u32) -> CpuLimits {
+        CpuLimits {
+            min: MilliCores::from_millicores(min),
+            max: MilliCores::from_millicores(max),
+            boundary: DEFAULT_BOUNDARY,
+        }
+    }
+
+    #[test]
+    fn the_floor_is_min_and_two_boundaries_but_never_above_max() {
+        for (min, max, floor) in [(0, 4000, 500), (1000, 4000, 1500), (0, 300, 300)] {
+            assert_eq!(limits(min, max).floor().millicores(), floor);
+        }
+    }
+
+    #[test]
+    fn a_new_container_starts_at_half_under_guardian_and_at_max_under_tracking() {
+        let sample = Sample {
+            at: Instant::now(),
+            stat: CpuStat::default(),
+            allocation: MilliCores::ZERO,
+        };
+        for (policy, expected) in [(PolicyName::Guardian, 2000), (PolicyName::Tracking, 4000)] {
+            let config = ScalerConfig::new(policy, DEFAULT_BOUNDARY, GuardianRules::default()).unwrap();
+            let desired = Scaler::new(&config, limits(0, 4000)).on_sample(&sample);
+            assert_eq!(desired.millicores(), expected, "{policy:?}");
+        }
+    }
+
+    #[test]
+    fn configuration_is_read_checked_and_has_defaults() {
+        let read = |text: &str| toml::from_str::<ScalerConfig>(text).map_err(|err| err.to_string());
+        assert_eq!(read(""), Ok(ScalerConfig::default()));
+        let guardian =
+            read("policy = 'guardian'\n[guardian]\nraise = 'amount'\nraise_millicores = 500").unwrap();
+        assert_eq!(guardian.policy, PolicyName::Guardian);
+        assert_eq!(guardian.guardian.raise, Raise::Amount);
+        for (text, named) in [
+            ("boundary_millicores = 0", "`boundary_millicores`"),
+            ("policy = 'magic'", "`magic`"),
+            ("speed = 1", "`speed`"),
+            ("[guardian]\nwindow_ms = 0", "`guardian.window_ms`"),
+            ("[guardian]\nraise_ups = 0", "`guardian.raise_ups`"),
+            ("[guardian]\nlower_downs = 0", "`guardian.lower_downs`"),
+            ("[guardian]\nraise_millicores = 0", "`guardian.raise_millicores`"),
+            ("[guardian]\nevent_timeout_ms = 40000", "6 events take 50000 ms"),
+        ] {
+            let err = read(text).unwrap_err();
+            assert!(err.contains(named), "{text}: {err}");
+        }
+    }
+}

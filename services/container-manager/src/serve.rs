@@ -1,0 +1,185 @@
+//! Wiring: the edges, the background tasks, the order in which they stop.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use proto::container::v1::container_service_server::ContainerServiceServer;
+use service_kit::{Chain, Clock, OnExit, Secret, Supervisor, SystemClock};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use units::FunctionName;
+
+use crate::api::Api;
+use crate::attempt;
+use crate::cgroup::hierarchy::Hierarchies;
+use crate::cgroup::{CpuController, KernelCpuController};
+use crate::config::Config;
+use crate::container::{ApptainerRuntime, ApptainerTool, ContainerRuntime};
+use crate::credit::{Credit, GrpcCredit};
+use crate::image::{ImageTool, Images};
+use crate::intake::{self, Registry};
+use crate::journal::Journal;
+use crate::meter::Meter;
+use crate::node::Node;
+use crate::recover;
+use crate::store::{ObjectStore, S3Store};
+use crate::warm::Uids;
+
+/// How long running tasks may take to come to rest at shutdown: killing, closing and publishing each is short.
+const DRAIN: Duration = Duration::from_secs(30);
+const RECONNECT: Duration = Duration::from_secs(1);
+
+/// The outside world.
+pub struct Edges {
+    pub store: Arc<dyn ObjectStore>,
+    pub credit: Arc<dyn Credit>,
+    pub cgroups: Arc<dyn CpuController>,
+    pub runtime: Arc<dyn ContainerRuntime>,
+    pub images: Arc<dyn ImageTool>,
+    pub clock: Arc<dyn Clock>,
+    /// Functions whose `input/` has news, from stores that tell. Only hints: losing any of them costs a poll interval.
+    pub hints: BoxStream<'static, FunctionName>,
+}
+
+impl Edges {
+    /// S3, credit-manager, the kernel's cgroups and Apptainer, each checked as far as it can be before any work.
+    pub async fn real(config: &Config) -> anyhow::Result<Self> {
+        let secret = Secret::read(&config.store.secret_key_file)?;
+        let store = S3Store::new(&config.store, &secret);
+        store.check().await?;
+        let tool = ApptainerTool::find(config.apptainer.as_deref()).await?;
+        let hierarchies = Hierarchies::of_this_machine()?;
+        Ok(Self {
+            store: Arc::new(store),
+            credit: Arc::new(GrpcCredit::new(&config.credit_url, config.node.clone())?),
+            cgroups: Arc::new(KernelCpuController::new(hierarchies, &config.cgroup_tree)?),
+            runtime: Arc::new(ApptainerRuntime::new(tool.clone(), &config.state_dir)?),
+            images: Arc::new(tool),
+            clock: Arc::new(SystemClock),
+            hints: futures::stream::pending().boxed(),
+        })
+    }
+}
+
+/// Serves until `shutdown`; then stops what runs, gives it back to the queue, and returns.
+pub async fn run(
+    config: Config,
+    edges: Edges,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    config.validate().context("the configuration is not valid")?;
+    let registry = Arc::new(Registry::default());
+    let journal = Journal::open(&config.state_dir.join("journal.db"))?;
+    let meter = Meter::new(
+        edges.credit.clone(),
+        config.capacity(),
+        config.scaler.clone(),
+        config.sample(),
+        config.report(),
+    );
+    let node = Arc::new(Node {
+        images: Images::new(
+            config.state_dir.join("images"),
+            edges.images,
+            config.build_definitions,
+        ),
+        uids: Uids::new(config.uid_first),
+        store: edges.store,
+        credit: edges.credit,
+        cgroups: edges.cgroups,
+        runtime: edges.runtime,
+        clock: edges.clock,
+        meter: meter.clone(),
+        journal,
+        config,
+    });
+    let recovered = recover::recover(&node).await?;
+
+    // Metering outlives the tasks it meters, so it stops by a token of its own.
+    let metering = CancellationToken::new();
+    let mut meters = Supervisor::new(metering.clone());
+    let again = OnExit::Restart { backoff: RECONNECT };
+    let (meter1, meter2, meter3, gates) = (meter.clone(), meter.clone(), meter, registry.clone());
+    meters.spawn("meter", again, move |shutdown| meter1.clone().run(shutdown));
+    meters.spawn("report", again, move |shutdown| meter2.clone().report(shutdown));
+    meters.spawn("watch", again, move |shutdown| {
+        let gates = gates.clone();
+        meter3
+            .clone()
+            .listen(move |user, may_start| gates.set_gate(user, may_start), shutdown)
+    });
+
+    let mut supervisor = Supervisor::new(shutdown.clone());
+    let (api_node, api_registry) = (node.clone(), registry.clone());
+    let mut listener = Some(listener);
+    supervisor.spawn("api", OnExit::Shutdown, move |shutdown| {
+        serve_api(api_node.clone(), api_registry.clone(), listener.take(), shutdown)
+    });
+    let (mut hints, hinted, stop) = (edges.hints, registry.clone(), shutdown.clone());
+    tokio::spawn(async move {
+        while let Some(Some(function)) = stop.run_until_cancelled(hints.next()).await {
+            hinted.hint(&function);
+        }
+    });
+    let (intake_node, mut adopted) = (node.clone(), recovered.adopted);
+    supervisor.spawn("intake", OnExit::Shutdown, move |shutdown| {
+        intake::run(
+            intake_node.clone(),
+            registry.clone(),
+            std::mem::take(&mut adopted),
+            shutdown,
+        )
+    });
+    for attempt in recovered.unfinished {
+        let node = node.clone();
+        tokio::spawn(async move { attempt::finish(&node, attempt).await });
+    }
+    info!(node = %node.config.node, capacity = %node.meter.capacity(), "container-manager is ready");
+    supervisor.drain(DRAIN).await;
+    metering.cancel();
+    meters.drain(Duration::from_secs(1)).await;
+    if let Ok(left) = node
+        .cgroups
+        .sweep_orphans(&std::collections::HashSet::new())
+        .await
+        && !left.is_empty()
+    {
+        warn!(
+            containers = left.len(),
+            "stopped containers that were left at shutdown"
+        );
+    }
+    Ok(())
+}
+
+async fn serve_api(
+    node: Arc<Node>,
+    registry: Arc<Registry>,
+    listener: Option<TcpListener>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let listener = listener.context("the API was started twice")?;
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<ContainerServiceServer<Api>>().await;
+    let reflection = node.config.reflection.then(|| {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+            .build_v1()
+    });
+    let reflection = reflection
+        .transpose()
+        .context("the services' descriptors are broken")?;
+    tonic::transport::Server::builder()
+        .add_service(health_service)
+        .add_optional_service(reflection)
+        .add_service(ContainerServiceServer::new(Api::new(node, registry)))
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown.cancelled_owned())
+        .await
+        .map_err(|err| anyhow::anyhow!("the gRPC server failed: {}", Chain(&err)))
+}

@@ -1,0 +1,304 @@
+//! CONTAINER: one function's container on this node, started on demand and kept warm between tasks.
+
+use std::collections::HashSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use service_kit::Chain;
+use tracing::{info, warn};
+use units::{ContainerId, FunctionName, MilliCores, Timestamp, UserName};
+
+use crate::cgroup::{CgroupError, ContainerGroup, ContainerLimits};
+use crate::container::{Container, ContainerError, ContainerSpec, Inbox};
+use crate::function::FunctionSettings;
+use crate::image::ImageError;
+use crate::meter::ContainerInfo;
+use crate::node::Node;
+use crate::staging::{self, StagingError};
+use crate::utils::ImageObject;
+
+/// What the launcher and the runner need beside the tasks; measured floors are 24 processes and 16 MiB.
+const OWN_PIDS: u32 = 64;
+const OWN_MEMORY_MIB: u64 = 256;
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[derive(Debug, thiserror::Error)]
+pub enum WarmError {
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    #[error(transparent)]
+    Staging(#[from] StagingError),
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    #[error(transparent)]
+    Container(#[from] ContainerError),
+    #[error("failed to write `{path}`")]
+    Disk {
+        path: PathBuf,
+        #[source]
+        err: io::Error,
+    },
+}
+
+/// What a container was made with. Kept in its folder, so that the next manager can adopt it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Record {
+    pub function: FunctionName,
+    pub user: UserName,
+    pub image_digest: String,
+    pub staging: Option<PathBuf>,
+    pub started_at: Timestamp,
+    uid: u32,
+    concurrency: u32,
+    cpu_min: MilliCores,
+    cpu_max: MilliCores,
+}
+
+/// A running container and what belongs to it.
+pub struct WarmContainer {
+    group: Arc<dyn ContainerGroup>,
+    handle: Arc<dyn Container>,
+    record: Record,
+    /// Held for as long as anything may run under it.
+    _uid: UidLease,
+}
+
+impl WarmContainer {
+    /// Starts a container; it answers when this returns.
+    pub async fn start(
+        node: &Node,
+        function: &FunctionName,
+        user: &UserName,
+        settings: &FunctionSettings,
+        image: &ImageObject,
+    ) -> Result<Arc<Self>, WarmError> {
+        let (store, bucket) = (node.store.as_ref(), function.as_str());
+        let image = node.images.prepare(store, bucket, image).await?;
+        let staging = staging::prepare(store, bucket, &node.staging_root()).await?;
+        let id = ContainerId::new();
+        let (cpu_min, cpu_max) = node.cpu_bounds(settings);
+        let concurrency = settings.concurrency;
+        let uid = node.uids.lease();
+        let record = Record {
+            function: function.clone(),
+            user: user.clone(),
+            image_digest: image.digest,
+            staging: staging.clone(),
+            started_at: node.clock.now(),
+            uid: uid.uid,
+            concurrency,
+            cpu_min,
+            cpu_max,
+        };
+        record.write(&node.container_folder(id))?;
+        let memory_mib = settings
+            .memory_mib
+            .saturating_mul(u64::from(concurrency))
+            .saturating_add(OWN_MEMORY_MIB);
+        let limits = ContainerLimits {
+            // The launcher must not be held back: a cold start is waiting for it.
+            cpu: cpu_max,
+            memory_bytes_max: memory_mib.saturating_mul(1 << 20),
+            pids_max: settings.pids.saturating_mul(concurrency).saturating_add(OWN_PIDS),
+        };
+        let started = async {
+            let group = node.cgroups.create_container(id, limits)?;
+            let spec = ContainerSpec {
+                id,
+                folder: node.container_folder(id),
+                image: image.folder,
+                staging,
+                uid: uid.uid,
+                work_bytes_max: settings.scratch_mib.saturating_mul(1 << 20),
+                launcher_procs: group.launcher_procs(),
+            };
+            Ok::<_, WarmError>((node.runtime.start(spec).await?, group))
+        };
+        let (handle, group) = match started.await {
+            Ok(started) => started,
+            Err(err) => {
+                destroy(node, id).await;
+                return Err(err);
+            }
+        };
+        info!(container_id = %id, %function, %user, image = record.image_digest, "container started");
+        Ok(Self::metered(node, group, handle, record, uid))
+    }
+
+    /// Takes over a container of an earlier manager; `None` if it does not run any more.
+    pub async fn adopt(node: &Node, id: ContainerId) -> Result<Option<Arc<Self>>, WarmError> {
+        let folder = node.container_folder(id);
+        let (Ok(record), Some(handle)) = (Record::read(&folder), node.runtime.adopt(id, &folder).await?)
+        else {
+            return Ok(None);
+        };
+        let Some(uid) = node.uids.retake(record.uid) else {
+            return Ok(None);
+        };
+        let group = node.cgroups.open_container(id)?;
+        info!(container_id = %id, function = %record.function, "container adopted");
+        Ok(Some(Self::metered(node, group, handle, record, uid)))
+    }
+
+    fn metered(
+        node: &Node,
+        group: Arc<dyn ContainerGroup>,
+        handle: Arc<dyn Container>,
+        record: Record,
+        uid: UidLease,
+    ) -> Arc<Self> {
+        let limits = node.cpu_limits(record.cpu_min, record.cpu_max);
+        let info = ContainerInfo {
+            function: record.function.clone(),
+            user: record.user.clone(),
+            image_digest: record.image_digest.clone(),
+            started_at: record.started_at,
+        };
+        node.meter.add_container(info, group.clone(), limits);
+        Arc::new(Self {
+            group,
+            handle,
+            record,
+            _uid: uid,
+        })
+    }
+
+    pub fn id(&self) -> ContainerId {
+        self.group.id()
+    }
+
+    pub fn group(&self) -> &dyn ContainerGroup {
+        self.group.as_ref()
+    }
+
+    pub fn handle(&self) -> &dyn Container {
+        self.handle.as_ref()
+    }
+
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    pub fn cpu_max(&self) -> MilliCores {
+        self.record.cpu_max
+    }
+
+    /// Tasks that run at once.
+    pub fn concurrency(&self) -> u32 {
+        self.record.concurrency
+    }
+
+    pub fn is_alive(&self) -> bool {
+        self.handle.is_alive()
+    }
+
+    /// Empties a slot's inbox for its next task.
+    pub fn clear_inbox(&self, slot: u32) -> io::Result<Inbox> {
+        self.handle.clear_inbox(slot)
+    }
+
+    /// Stops the container and takes away all that belonged to it.
+    pub async fn stop(&self, node: &Node, why: &str) {
+        info!(container_id = %self.id(), why, "container stopped");
+        node.meter.remove_container(self.id());
+        if let Err(err) = self.handle.kill() {
+            warn!(container_id = %self.id(), error = %err, "launcher not killed, its cgroup is");
+        }
+        destroy(node, self.id()).await;
+    }
+}
+
+impl Record {
+    const FILE: &str = "container.json";
+
+    fn write(&self, folder: &Path) -> Result<(), WarmError> {
+        let path = folder.join(Self::FILE);
+        let disk = |err| WarmError::Disk {
+            path: path.clone(),
+            err,
+        };
+        std::fs::create_dir_all(folder).map_err(disk)?;
+        let text = serde_json::to_vec(self).map_err(|err| disk(err.into()))?;
+        std::fs::write(&path, text).map_err(disk)
+    }
+
+    fn read(folder: &Path) -> io::Result<Self> {
+        Ok(serde_json::from_slice(&std::fs::read(folder.join(Self::FILE))?)?)
+    }
+}
+
+/// Kills what is left of a container and removes its groups and its folder.
+pub async fn destroy(node: &Node, id: ContainerId) {
+    if let Err(err) = node.cgroups.destroy_container(id, STOP_TIMEOUT).await {
+        warn!(container_id = %id, error = %Chain(&err), "a container's cgroups stay until the next start");
+    }
+    match std::fs::remove_dir_all(node.container_folder(id)) {
+        Err(err) if err.kind() != io::ErrorKind::NotFound => {
+            warn!(container_id = %id, error = %err, "a container's folder stays until the next start");
+        }
+        _ => {}
+    }
+}
+
+/// User ids for containers: no two that live share one, so that no container can signal or read another.
+#[derive(Debug)]
+pub struct Uids {
+    first: u32,
+    taken: Arc<Mutex<HashSet<u32>>>,
+}
+
+#[derive(Debug)]
+struct UidLease {
+    uid: u32,
+    taken: Arc<Mutex<HashSet<u32>>>,
+}
+
+impl Uids {
+    pub fn new(first: u32) -> Self {
+        Self {
+            first,
+            taken: Arc::default(),
+        }
+    }
+
+    fn lease(&self) -> UidLease {
+        (self.first..)
+            .find_map(|uid| self.retake(uid))
+            .expect("fewer containers than user ids")
+    }
+
+    /// The lease of a given id; `None` if a live container has it.
+    fn retake(&self, uid: u32) -> Option<UidLease> {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.insert(uid).then(|| UidLease {
+            uid,
+            taken: self.taken.clone(),
+        })
+    }
+}
+
+impl Drop for UidLease {
+    fn drop(&mut self) {
+        self.taken
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.uid);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_live_containers_share_a_user_id() {
+        let uids = Uids::new(7000);
+        let (first, second) = (uids.lease(), uids.lease());
+        assert_eq!((first.uid, second.uid), (7000, 7001));
+        drop(first);
+        assert_eq!(uids.lease().uid, 7000);
+    }
+}

@@ -1,0 +1,392 @@
+//! One function's objects from `input/` to their last place, through the real loops and journal, with the outside
+//! world in memory and scripts run by bash on this machine.
+
+#![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use container_manager::cgroup::fake::FakeCpuController;
+use container_manager::container::{ContainerError, FakeRuntime};
+use container_manager::credit::fake::FakeCredit;
+use container_manager::image::ImageTool;
+use container_manager::store::fake::FakeStore;
+use container_manager::task::Verdict;
+use container_manager::{Config, Edges};
+use futures::StreamExt as _;
+use service_kit::SystemClock;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use units::{CpuTime, FunctionName, Grant, Restriction};
+
+const BUCKET: &str = "stress";
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Makes an empty folder of every image but those that say they are broken.
+struct FakeImageTool;
+
+#[async_trait]
+impl ImageTool for FakeImageTool {
+    async fn unpack(&self, sif: &Path, folder: &Path) -> Result<(), ContainerError> {
+        if std::fs::read_to_string(sif).is_ok_and(|text| text == "broken") {
+            let what = "failed to read the image".to_owned();
+            return Err(ContainerError::ToolFailed {
+                what,
+                said: "not a SIF".to_owned(),
+            });
+        }
+        std::fs::create_dir_all(folder).map_err(|err| ContainerError::Disk {
+            path: folder.to_owned(),
+            err,
+        })
+    }
+
+    async fn build(&self, _definition: &Path, sif: &Path) -> Result<(), ContainerError> {
+        std::fs::write(sif, "built").map_err(|err| ContainerError::Disk {
+            path: sif.to_owned(),
+            err,
+        })
+    }
+}
+
+struct World {
+    state: TempDir,
+    store: Arc<FakeStore>,
+    credit: Arc<FakeCredit>,
+    cgroups: FakeCpuController,
+    runtime: Arc<FakeRuntime>,
+    shutdown: CancellationToken,
+    served: Option<tokio::task::JoinHandle<anyhow::Result<()>>>,
+}
+
+impl World {
+    /// A node with one function, whose script is `script`.
+    async fn with_script(script: &str) -> Self {
+        let world = Self {
+            state: tempfile::tempdir().unwrap(),
+            store: Arc::default(),
+            credit: Arc::new(FakeCredit::new()),
+            cgroups: FakeCpuController::default(),
+            runtime: Arc::default(),
+            shutdown: CancellationToken::new(),
+            served: None,
+        };
+        world.store.create_bucket(BUCKET);
+        world.put("utils/process_task.sh", script);
+        world.put("utils/base.sif", "an image");
+        world.credit.add_function(&function(), &"alice".parse().unwrap());
+        world.started().await
+    }
+
+    async fn started(mut self) -> Self {
+        let config = config(self.state.path());
+        let edges = Edges {
+            store: self.store.clone(),
+            credit: self.credit.clone(),
+            cgroups: Arc::new(self.cgroups.clone()),
+            runtime: self.runtime.clone(),
+            images: Arc::new(FakeImageTool),
+            clock: Arc::new(SystemClock),
+            hints: futures::stream::pending().boxed(),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        self.shutdown = CancellationToken::new();
+        self.served = Some(tokio::spawn(container_manager::run(
+            config,
+            edges,
+            listener,
+            self.shutdown.clone(),
+        )));
+        self
+    }
+
+    fn put(&self, key: &str, body: &str) {
+        self.store.drop_object(BUCKET, key, body);
+    }
+
+    fn has(&self, key: &str) -> bool {
+        self.store.text(BUCKET, key).is_some()
+    }
+
+    fn text(&self, key: &str) -> String {
+        self.store
+            .text(BUCKET, key)
+            .unwrap_or_else(|| panic!("no `{key}` in {:?}", self.store.keys(BUCKET)))
+    }
+
+    fn json(&self, key: &str) -> serde_json::Value {
+        serde_json::from_str(&self.text(key)).unwrap()
+    }
+
+    async fn until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
+        let wait = async {
+            while !condition(self) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let waited = tokio::time::timeout(DEADLINE, wait).await;
+        assert!(
+            waited.is_ok(),
+            "not within {DEADLINE:?}: {what}; the bucket holds {:?}",
+            self.store.keys(BUCKET)
+        );
+    }
+
+    async fn until_there(&self, key: &str) {
+        self.until(key, |world| world.has(key)).await;
+    }
+
+    async fn stopped(mut self) -> Self {
+        self.shutdown.cancel();
+        self.served.take().unwrap().await.unwrap().unwrap();
+        self.runtime.assert_quiet();
+        self
+    }
+}
+
+fn function() -> FunctionName {
+    BUCKET.parse().unwrap()
+}
+
+fn config(state_dir: &Path) -> Config {
+    let text = format!(
+        "node = 'n1'\nlisten = '127.0.0.1:0'\nstate_dir = '{}'\ncredit_url = 'http://127.0.0.1:1'\n\
+         poll_busy_ms = 5\npoll_idle_ms = 20\nsample_ms = 10\nreport_ms = 100\nbuild_definitions = true\n\
+         [store]\naccess_key = 'k'\nsecret_key_file = '/dev/null'",
+        state_dir.display()
+    );
+    let file = state_dir.join("config.toml");
+    std::fs::write(&file, text).unwrap();
+    service_kit::config::load(Some(&file), "GRIDFAAS_FLOW_TEST").unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_good_task_leaves_results_receipt_and_log_and_ends_in_output() {
+    let world =
+        World::with_script(r#"echo "$# $(cat "$1")"; mkdir -p "$2/sub"; cp "$1" "$2/sub/copy.bin""#).await;
+    world.put("input/dir/a b.txt", "hello");
+    world.until_there("output/dir/a b.txt").await;
+    assert_eq!(world.text("results/dir/a b.txt/sub/copy.bin"), "hello");
+    assert_eq!(world.text("logs/out-task-dir/a b.txt"), "2 hello\n");
+    let receipt = world.json("results/dir/a b.txt/receipt.json");
+    assert_eq!(
+        (&receipt["exit_code"], &receipt["attempt"]),
+        (&0.into(), &1.into())
+    );
+    assert_eq!(
+        receipt["sha256"]["input"],
+        "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
+    );
+    world
+        .until("an empty `processing/`", |world| {
+            !world.has("processing/dir/a b.txt")
+        })
+        .await;
+    assert!(!world.has("input/dir/a b.txt"));
+    assert_eq!(world.credit.closed(), [(Verdict::Succeeded, CpuTime::ZERO)]);
+    world.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_task_reuses_the_container_and_a_new_script_is_used_at_once() {
+    let world = World::with_script("echo old").await;
+    world.put("input/1", "");
+    world.until_there("output/1").await;
+    let first = world.runtime.containers()[0].spec().id;
+    world.put("utils/process_task.sh", "echo new");
+    world.put("input/2", "");
+    world.until_there("output/2").await;
+    assert_eq!(world.text("logs/out-task-2.txt"), "new\n");
+    assert_eq!(world.runtime.containers()[0].spec().id, first);
+    world.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_task_is_retried_then_parked_and_never_blocks_the_next() {
+    let world = World::with_script(r#"case "$1" in *bad) echo oops; exit 7;; esac"#).await;
+    world.put("utils/function.toml", "max_attempts = 2");
+    world.put("input/1-bad", "");
+    world.put("input/2-good", "");
+    world.until_there("failed/1-bad").await;
+    let reason = world.json("failed/1-bad.reason.json");
+    assert_eq!(
+        (&reason["attempts"], &reason["exit_code"]),
+        (&2.into(), &7.into())
+    );
+    assert_eq!(world.text("logs/out-task-1-bad.txt.error"), "oops\n");
+    assert!(world.has("output/2-good"));
+    let verdicts: Vec<Verdict> = world
+        .credit
+        .closed()
+        .into_iter()
+        .map(|(verdict, _)| verdict)
+        .collect();
+    assert_eq!(verdicts, [Verdict::Failed, Verdict::Succeeded, Verdict::GaveUp]);
+    world.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_past_its_wall_time_is_stopped_and_parked() {
+    let world = World::with_script("sleep 600").await;
+    world.put("utils/function.toml", "timeout_s = 1\nmax_attempts = 1");
+    world.put("input/a", "");
+    world.until_there("failed/a").await;
+    assert!(
+        world.json("failed/a.reason.json")["reason"]
+            .as_str()
+            .unwrap()
+            .contains("timeout_s")
+    );
+    world.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_missing_is_said_once_and_the_task_waits() {
+    let world = World::with_script("").await;
+    world.put("input/a", "");
+    world.until_there("status/error.json").await;
+    assert!(
+        world.json("status/error.json")["error"]
+            .as_str()
+            .unwrap()
+            .contains("is empty")
+    );
+    assert!(world.has("input/a") && world.credit.closed().is_empty());
+    world.put("utils/base.sif", "broken");
+    world.put("utils/process_task.sh", "true");
+    world
+        .until("the next problem", |world| {
+            world.text("status/error.json").contains("base.sif")
+        })
+        .await;
+    world.put("utils/base.sif", "mended");
+    world.until_there("output/a").await;
+    assert!(!world.has("status/error.json"));
+    world.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spent_grant_throttles_and_then_returns_the_task_to_input() {
+    let world = World::with_script("sleep 600").await;
+    world.put("input/a", "");
+    world
+        .until("a running task", |world| {
+            world.credit.live() == 1 && !world.runtime.containers().is_empty()
+        })
+        .await;
+    let container = world.runtime.containers()[0].spec().id;
+    let quota = |world: &World| {
+        world
+            .cgroups
+            .container(container, |container| container.quota.millicores())
+    };
+    world.credit.say(
+        Grant {
+            throttle_at: CpuTime::ZERO,
+            stop_at: CpuTime::MAX,
+        },
+        Restriction::None,
+        false,
+    );
+    world.until("the floor", |world| quota(world) == Some(500)).await;
+    world.credit.say(
+        Grant {
+            throttle_at: CpuTime::ZERO,
+            stop_at: CpuTime::ZERO,
+        },
+        Restriction::None,
+        false,
+    );
+    world.until_there("logs/a.aborted.json").await;
+    world
+        .until("the task in `input/`", |world| {
+            world.has("input/a") && !world.has("processing/a")
+        })
+        .await;
+    world
+        .until("no container", |world| world.runtime.containers().is_empty())
+        .await;
+    assert_eq!(world.credit.closed(), [(Verdict::Aborted, CpuTime::ZERO)]);
+    // With money again, the same task runs as its second attempt.
+    world.put("utils/process_task.sh", r#"echo "attempt $GRIDFAAS_ATTEMPT""#);
+    world.credit.say(Grant::UNLIMITED, Restriction::None, true);
+    world.until_there("output/a").await;
+    assert_eq!(world.text("logs/out-task-a.txt"), "attempt 2\n");
+    world.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_container_stops_after_the_timeout_in_the_bucket() {
+    let world = World::with_script("true").await;
+    world.put("utils/timeout.txt", "0");
+    world.put("input/a", "");
+    world.until_there("output/a").await;
+    world
+        .until("no container", |world| world.runtime.containers().is_empty())
+        .await;
+    world.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_in_hand_at_shutdown_goes_back_free_of_charge() {
+    let world = World::with_script("sleep 600").await;
+    world.put("input/a", "");
+    world
+        .until("a running task", |world| {
+            world.credit.live() == 1 && world.has("processing/a")
+        })
+        .await;
+    let world = world.stopped().await;
+    assert!(world.has("input/a") && !world.has("processing/a"));
+    assert_eq!(world.credit.closed(), [(Verdict::PlatformFault, CpuTime::ZERO)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_fails_now_and_then_loses_nothing() {
+    let world = World::with_script("true").await;
+    for number in 0..10 {
+        world.put(&format!("input/{number}"), "");
+        world.store.fail_next(3);
+    }
+    world
+        .until("ten outputs", |world| {
+            world
+                .store
+                .keys(BUCKET)
+                .iter()
+                .filter(|key| key.starts_with("output/"))
+                .count()
+                == 10
+        })
+        .await;
+    world.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_keys_stay_in_their_own_folder() {
+    let world = World::with_script(r#"cp "$1" "$2/$(basename -- "$1")""#).await;
+    let keys = [
+        "../../x",
+        "..",
+        "a//b",
+        " ",
+        "-rf",
+        "$(id)",
+        "ä\u{202e}.txt",
+        "new\nline",
+    ];
+    for key in keys {
+        world.put(&format!("input/{key}"), "x");
+    }
+    for key in keys {
+        world.until_there(&format!("output/{key}")).await;
+    }
+    assert!(
+        keys.iter()
+            .all(|key| world.has(&format!("results/{key}/receipt.json")))
+    );
+    world.stopped().await;
+}
