@@ -441,22 +441,20 @@ mod tests {
             let tick = std::time::Duration::from_millis(100);
             let mut stopped_at = vec![None; capacities.len()];
             for round in 0..200_000_u64 {
-                for at in 0..capacities.len() {
+                for (at, capacity) in capacities.iter().enumerate() {
                     model.amend(at, |meter, holding| {
-                        let used = holding.claim(meter, MilliCores::ZERO);
-                        debug_assert!(used.weight > 0);
                         let stop = holding.newest().stop_at;
                         let next = meter.total().saturating_add(
-                            MilliCores::from_millicores(capacities[at]).over(tick)).min(stop);
+                            MilliCores::from_millicores(*capacity).over(tick)).min(stop);
                         meter.observe(next).unwrap();
                         holding.acknowledge(holding.revision());
                     });
                 }
-                for at in 0..capacities.len() {
+                for (at, stopped) in stopped_at.iter_mut().enumerate() {
                     model.regrant(at);
                     let (meter, holding, _, _) = &model.sessions[at];
                     let is_stopped = meter.total() >= holding.newest().stop_at;
-                    stopped_at[at] = is_stopped.then(|| stopped_at[at].unwrap_or(round));
+                    *stopped = is_stopped.then(|| stopped.unwrap_or(round));
                 }
                 if stopped_at.iter().all(Option::is_some) {
                     break;

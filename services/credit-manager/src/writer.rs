@@ -209,3 +209,6 @@ fn run(mut desk: Desk, mut commands: mpsc::Receiver<Command>, settle: &Notify) -
     info!("ledger closed");
     Ok(())
 }
+
+#[cfg(test)]
+mod laws;

@@ -8,7 +8,7 @@ use service_kit::Chain;
 use tracing::error;
 use units::Amount;
 
-use super::wallet::{Address, Deposits, Wallet};
+use super::wallet::{Address, Deposit, Wallet, WalletError};
 use crate::ledger::reader::{Proof, ReadError};
 use crate::ledger::{Account, Reader, TransferId};
 use crate::writer::{CommandError, Desk, Writer};
@@ -60,25 +60,26 @@ impl Auditor {
     /// I7. The ledger is read before the wallet is asked, so a deposit credited in between cannot look missing.
     async fn mirror(&self) -> Result<[Check; 2], AuditError> {
         let credited = self.reader.credited_deposits().await?;
-        let addresses = self.writer.call(|desk| Ok(addresses(desk))).await?;
-        let deposits = match self.wallet.deposits(None, self.confirmations).await {
-            Ok(found) => on_chain(&credited, &addresses, &found, self.confirmations),
-            Err(err) => Check {
-                name: DEPOSITS,
+        let (owed, addresses) = self.writer.call(|desk| Ok((owed(desk), addresses(desk)))).await?;
+        let asked = async {
+            let found = self.wallet.deposits(None, self.confirmations).await?;
+            Ok::<_, WalletError>((found, self.wallet.balance(self.confirmations).await?))
+        };
+        Ok(match asked.await {
+            Ok((found, balance)) => {
+                let ours = |deposit: &Deposit| addresses.contains(&deposit.id.address);
+                let deposits: Vec<Deposit> = found.deposits.into_iter().filter(ours).collect();
+                [
+                    on_chain(&credited, &deposits, self.confirmations),
+                    covered(balance, young(&deposits, self.confirmations), &owed),
+                ]
+            }
+            Err(err) => [DEPOSITS, COINS].map(|name| Check {
+                name,
                 ok: false,
                 detail: Chain(&err).to_string(),
-            },
-        };
-        let owed = self.writer.call(|desk| Ok(owed(desk))).await?;
-        let coins = match self.wallet.balance(self.confirmations).await {
-            Ok(balance) => covered(balance, &owed),
-            Err(err) => Check {
-                name: COINS,
-                ok: false,
-                detail: Chain(&err).to_string(),
-            },
-        };
-        Ok([deposits, coins])
+            }),
+        })
     }
 }
 
@@ -156,25 +157,14 @@ fn addresses(desk: &Desk) -> BTreeSet<Address> {
 }
 
 /// Compares the deposits that the ledger holds with those that the chain shows.
-fn on_chain(
-    credited: &[TransferId],
-    addresses: &BTreeSet<Address>,
-    found: &Deposits,
-    confirmations: u32,
-) -> Check {
-    let ours = |deposit: &&super::wallet::Deposit| addresses.contains(&deposit.id.address);
-    // An id without the round in which it was credited.
-    let present: BTreeSet<String> = found
-        .deposits
+fn on_chain(credited: &[TransferId], deposits: &[Deposit], confirmations: u32) -> Check {
+    let present: BTreeSet<String> = deposits
         .iter()
-        .filter(ours)
         .filter(|deposit| deposit.confirmations >= 0)
         .map(|deposit| TransferId::deposit_without_round(&deposit.id))
         .collect();
-    let confirmed = found
-        .deposits
+    let confirmed = deposits
         .iter()
-        .filter(ours)
         .filter(|deposit| deposit.confirmations >= i64::from(confirmations))
         .count();
     let missing: Vec<&str> = credited
@@ -190,6 +180,19 @@ fn on_chain(
             credited.len()
         ),
     }
+}
+
+/// The daemon counts coins into its balance from this depth on, even where fewer confirmations are asked for.
+const BALANCE_DEPTH: i64 = 3;
+
+/// What may be credited by now and does not count in the wallet's balance yet: deposits that are not deep enough for it,
+/// among them those that a reorganisation lifted up again.
+fn young(deposits: &[Deposit], confirmations: u32) -> Amount {
+    let depth = i64::from(confirmations).max(BALANCE_DEPTH);
+    let young = deposits
+        .iter()
+        .filter(|deposit| (0..depth).contains(&deposit.confirmations));
+    young.map(|deposit| deposit.id.amount).sum()
 }
 
 /// What the ledger says the wallet has, and how much of it may be under way.
@@ -208,7 +211,7 @@ fn owed(desk: &Desk) -> Owed {
 
 /// The wallet may hold more: deposits not credited yet, and the provider's own coins. A payment that is under way, and
 /// its fee, may have left it already.
-fn covered(balance: Amount, owed: &Owed) -> Check {
+fn covered(balance: Amount, young: Amount, owed: &Owed) -> Check {
     let fee_room = if owed.under_way.is_positive() {
         crate::bank::FEE_RESERVE
     } else {
@@ -217,9 +220,9 @@ fn covered(balance: Amount, owed: &Owed) -> Check {
     let least = owed.coins.saturating_sub(owed.under_way).saturating_sub(fee_room);
     Check {
         name: COINS,
-        ok: balance >= least,
+        ok: balance.saturating_add(young) >= least,
         detail: format!(
-            "wallet {balance} GRC, ledger {} GRC, under way {} GRC",
+            "wallet {balance} GRC and {young} GRC too young to count there, ledger {} GRC, under way {} GRC",
             owed.coins, owed.under_way
         ),
     }

@@ -241,3 +241,76 @@ fn after_looking(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settlement::wallet::Route;
+
+    fn payment() -> Payment {
+        Payment {
+            id: "payment-1".parse().unwrap(),
+            amount: Amount::from_halfords(5),
+            route: Route::Move {
+                from: "alice".to_owned(),
+                to: "gridfaas".to_owned(),
+            },
+        }
+    }
+
+    fn receipt() -> Receipt {
+        Receipt {
+            txid: None,
+            fee: Amount::ZERO,
+        }
+    }
+
+    fn unclear() -> WalletError {
+        WalletError::Unclear {
+            method: "move",
+            err: "reset".into(),
+        }
+    }
+
+    fn refused() -> WalletError {
+        WalletError::Refused {
+            method: "move",
+            code: -3,
+            message: "Invalid amount".to_owned(),
+        }
+    }
+
+    #[test]
+    fn only_what_was_surely_not_made_is_sent_again() {
+        for (sent, next) in [
+            (Ok(receipt()), PayoutState::Done(receipt())),
+            (Err(unclear()), PayoutState::Unclear),
+            (Err(refused()), PayoutState::Unsent),
+        ] {
+            assert_eq!(after_sending(&payment(), sent), next);
+        }
+        for (found, resend, next) in [
+            (Ok(Some(receipt())), false, PayoutState::Done(receipt())),
+            (Ok(Some(receipt())), true, PayoutState::Done(receipt())),
+            (Ok(None), false, PayoutState::Unclear),
+            (Ok(None), true, PayoutState::Unsent),
+            (Err(refused()), true, PayoutState::Unclear),
+        ] {
+            assert_eq!(after_looking(&payment(), found, resend), next);
+        }
+    }
+
+    #[test]
+    fn states_are_read_back() {
+        for state in [
+            PayoutState::Unsent,
+            PayoutState::InFlight,
+            PayoutState::Unclear,
+            PayoutState::Done(receipt()),
+        ] {
+            let restored = PayoutState::restored(state.as_str(), state.receipt().cloned());
+            assert_eq!(restored, Some(state));
+        }
+        assert_eq!(PayoutState::restored("done", None), None);
+    }
+}

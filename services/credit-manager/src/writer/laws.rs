@@ -1,0 +1,366 @@
+//! Random operations and crashes against the state and the journal together (M11): after each, the ledger sums to zero,
+//! grants are covered, and what a restart finds is what was there.
+
+use proptest::prelude::*;
+use proptest::sample::Index;
+use std::time::Duration;
+use units::{Amount, Billing, CpuPrice, CpuTime, MilliCores, Policy, Timestamp, UserName};
+
+use super::*;
+use crate::bank::{Now, OpenRequest, Opened, Usage};
+use crate::ledger::Account;
+use crate::session::Outcome;
+use crate::settlement::payout::{PayoutState, Rules};
+use crate::settlement::wallet::{Address, DepositId, Receipt};
+use crate::users::{Settings, SettingsPatch, User};
+
+const USERS: usize = 3;
+const LEASE: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Debug)]
+enum Operation {
+    Deposit {
+        user: usize,
+        halfords: i64,
+    },
+    Open {
+        user: usize,
+        key: u8,
+        again: Option<Index>,
+    },
+    /// Uses a part of what the session may still use, and tells it with an acknowledgement that lags behind.
+    Report {
+        which: Index,
+        percent: u64,
+        behind: u64,
+        millicores: u32,
+    },
+    /// Tells an older total, as a late message would.
+    Stale {
+        which: Index,
+        percent: u64,
+    },
+    Close {
+        which: Index,
+        outcome: usize,
+    },
+    Expire,
+    RaiseLimit {
+        user: usize,
+        halfords: i64,
+    },
+    Plan,
+    Pay {
+        which: Index,
+        step: u8,
+    },
+    /// The process ends before the commit of this operation, and after that of all before it.
+    Crash(Box<Operation>),
+    Restart,
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    let user = 0..USERS;
+    let index = any::<Index>;
+    let simple = prop_oneof![
+        2 => (user.clone(), 1..500_000_000_i64).prop_map(|(user, halfords)| Operation::Deposit { user, halfords }),
+        4 => (user.clone(), 0..6_u8, prop::option::weighted(0.2, index())).prop_map(|(user, key, again)| Operation::Open { user, key, again }),
+        8 => (index(), 0..=100_u64, 0..4_u64, 0..4000_u32).prop_map(|(which, percent, behind, millicores)| Operation::Report { which, percent, behind, millicores }),
+        2 => (index(), 0..=100_u64).prop_map(|(which, percent)| Operation::Stale { which, percent }),
+        2 => (index(), 0..Outcome::ALL.len()).prop_map(|(which, outcome)| Operation::Close { which, outcome }),
+        1 => Just(Operation::Expire),
+        1 => (user, 0..100_000_000_i64).prop_map(|(user, halfords)| Operation::RaiseLimit { user, halfords }),
+        2 => Just(Operation::Plan),
+        3 => (index(), any::<u8>()).prop_map(|(which, step)| Operation::Pay { which, step }),
+    ];
+    prop_oneof![
+        20 => simple.clone(),
+        2 => simple.prop_map(|operation| Operation::Crash(Box::new(operation))),
+        1 => Just(Operation::Restart),
+    ]
+}
+
+struct World {
+    folder: tempfile::TempDir,
+    desk: Option<Desk>,
+    now: Now,
+    rules: Rules,
+    deposits: u32,
+    payments: u32,
+}
+
+impl World {
+    fn new(rules: Rules) -> Self {
+        let mut world = Self {
+            folder: tempfile::tempdir().unwrap(),
+            desk: None,
+            now: Now {
+                wall: Timestamp::from_unix_ms(1_000),
+                instant: Instant::now(),
+            },
+            rules,
+            deposits: 0,
+            payments: 0,
+        };
+        world.restart();
+        for number in 0..USERS {
+            world.run(true, move |world, bank| {
+                let settings = Settings {
+                    min_balance: Amount::from_halfords(100),
+                    debt_limit: Amount::from_halfords(i64::try_from(number).unwrap() * 50_000_000),
+                    policy: Policy::Greedy,
+                    billing: Billing::Used,
+                    price: CpuPrice::DEFAULT,
+                    // The last one is never billed.
+                    accounting: number + 1 < USERS,
+                };
+                let (name, address, created_at) = (user(number), address(number), world.now.wall);
+                bank.create_user(User {
+                    name,
+                    address,
+                    settings,
+                    created_at,
+                })
+                .unwrap();
+                bank.create_function(format!("function-{number}").parse().unwrap(), &user(number))
+                    .unwrap();
+            });
+        }
+        world
+    }
+
+    fn restart(&mut self) {
+        let before = self.desk.take().map(|desk| desk.bank);
+        let journal = Journal::open(&self.folder.path().join("ledger.db")).unwrap();
+        // The process ends in these tests, never the machine.
+        journal.connection_for_tests().execute_batch("PRAGMA synchronous = OFF").unwrap();
+        let desk = Desk::open(journal).unwrap();
+        if let Some(before) = before {
+            desk.bank.assert_same_state(&before);
+        }
+        self.desk = Some(desk);
+    }
+
+    /// One operation as a batch of its own, committed or cut off.
+    fn run(&mut self, commits: bool, change: impl FnOnce(&mut Self, &mut Bank)) {
+        let mut desk = self.desk.take().unwrap();
+        desk.journal.begin().unwrap();
+        change(self, &mut desk.bank);
+        let mut batch = Batch::default();
+        desk.write(&mut batch).unwrap();
+        for session in batch.stale.iter().filter_map(|id| desk.bank.session(*id)) {
+            desk.journal.put_session(session).unwrap();
+        }
+        if commits {
+            desk.journal.commit().unwrap();
+        } else {
+            desk.start_over().unwrap();
+        }
+        self.desk = Some(desk);
+    }
+
+    fn apply(&mut self, operation: Operation, commits: bool) {
+        match operation {
+            Operation::Crash(operation) => return self.apply(*operation, false),
+            Operation::Restart => return self.restart(),
+            Operation::Deposit { .. }
+            | Operation::Open { .. }
+            | Operation::Report { .. }
+            | Operation::Stale { .. }
+            | Operation::Close { .. }
+            | Operation::Expire
+            | Operation::RaiseLimit { .. }
+            | Operation::Plan
+            | Operation::Pay { .. } => {}
+        }
+        // A task that is continued was read from the journal before.
+        let earlier = match &operation {
+            Operation::Open { again: Some(which), .. } => self.some_task(which),
+            _ => None,
+        };
+        self.run(commits, |world, bank| world.operate(bank, operation, earlier));
+    }
+
+    fn some_task(&self, which: &Index) -> Option<Task> {
+        let desk = self.desk.as_ref()?;
+        let mut tasks = desk.journal.connection_for_tests().prepare("SELECT id FROM tasks").unwrap();
+        let ids: Vec<String> = tasks.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+        let id = ids.get(which.index(ids.len().max(1)))?;
+        desk.task(id.parse().unwrap()).unwrap()
+    }
+
+    fn operate(&mut self, bank: &mut Bank, operation: Operation, earlier: Option<Task>) {
+        let now = self.now;
+        let some = |bank: &Bank, which: &Index| {
+            let ids: Vec<_> = bank.sessions().map(|session| session.id).collect();
+            (!ids.is_empty()).then(|| bank.session(*which.get(&ids)).unwrap().clone())
+        };
+        match operation {
+            Operation::Deposit { user: number, halfords } => {
+                self.deposits += 1;
+                let id = DepositId {
+                    txid: self.deposits.to_string(),
+                    address: address(number),
+                    amount: Amount::from_halfords(halfords),
+                    ordinal: 0,
+                };
+                let transfer = Transfer::deposit(&id, 0, &user(number), now.wall);
+                bank.move_deposit(transfer, &user(number)).unwrap();
+            }
+            Operation::Open { user: number, key, .. } => {
+                let request = OpenRequest {
+                    session: SessionId::new(),
+                    node: "node-1".parse().unwrap(),
+                    function: format!("function-{number}").parse().unwrap(),
+                    key: format!("{key}.txt"),
+                    cap: (key == 0).then(|| Amount::from_halfords(10_000_000)),
+                    capacity: MilliCores::from_millicores(u32::from(key) * 500),
+                };
+                let opened = bank.open(request.clone(), earlier, TaskId::new(), now).unwrap();
+                if let Opened::Licensed { session, state } = opened {
+                    let again = bank.open(request, None, TaskId::new(), now).unwrap();
+                    assert_eq!(again, Opened::Licensed { session, state }, "I3");
+                }
+            }
+            Operation::Report { which, percent, behind, millicores } => {
+                let Some(session) = some(bank, &which) else { return };
+                let (total, stop) = (session.meter.total(), session.holding.held().stop_at);
+                // An unlimited session uses a minute.
+                let room = stop.saturating_sub(total).min(CpuTime::from_secs(60));
+                let used = CpuTime::from_micros(room.micros() * percent / 100);
+                let usage = Usage {
+                    session: session.id,
+                    total: total.saturating_add(used),
+                    capacity: MilliCores::from_millicores(millicores),
+                    revision: session.holding.revision().saturating_sub(behind),
+                };
+                let states = bank.report(&session.node, &[usage], now).unwrap();
+                assert_eq!(states.len(), 1);
+                // The same again adds nothing to the cost.
+                let balance = bank.view(&session.user).unwrap().balance;
+                bank.report(&session.node, &[usage, usage], now).unwrap();
+                assert_eq!(bank.view(&session.user).unwrap().balance, balance);
+            }
+            Operation::Stale { which, percent } => {
+                let Some(session) = some(bank, &which) else { return };
+                let usage = Usage {
+                    session: session.id,
+                    total: CpuTime::from_micros(session.meter.total().micros() / 100 * percent),
+                    capacity: session.capacity,
+                    revision: 0,
+                };
+                let balance = bank.view(&session.user).unwrap().balance;
+                bank.report(&session.node, &[usage], now).unwrap();
+                assert_eq!(bank.view(&session.user).unwrap().balance, balance);
+            }
+            Operation::Close { which, outcome } => {
+                let Some(session) = some(bank, &which) else { return };
+                let outcome = Outcome::ALL[outcome];
+                let bill = bank.close(session.id, session.meter.total(), outcome, now.wall).unwrap();
+                let cost = if outcome.is_charged() { session.meter.cost() } else { Amount::ZERO };
+                assert_eq!(bill.closed.amount, cost, "I4, I8");
+            }
+            Operation::Expire => {
+                self.now.instant += LEASE / 2;
+                bank.expire(LEASE, self.now).unwrap();
+            }
+            Operation::RaiseLimit { user: number, halfords } => {
+                let name = user(number);
+                let limit = bank.view(&name).unwrap().user.settings.debt_limit;
+                let patch = SettingsPatch {
+                    debt_limit: Some(limit.saturating_add(Amount::from_halfords(halfords))),
+                    ..SettingsPatch::default()
+                };
+                bank.update_user(&name, &patch).unwrap();
+            }
+            Operation::Plan => {
+                let (rules, payments) = (self.rules.clone(), &mut self.payments);
+                let fresh = |_: Option<&UserName>| {
+                    *payments += 1;
+                    format!("payment-{payments}").parse().unwrap()
+                };
+                bank.plan_payouts(&rules, fresh, now.wall).unwrap();
+            }
+            Operation::Pay { which, step } => {
+                let payouts: Vec<_> = bank.payouts().cloned().collect();
+                if payouts.is_empty() {
+                    return;
+                }
+                let state = match step % 4 {
+                    0 => PayoutState::Unsent,
+                    1 => PayoutState::InFlight,
+                    2 => PayoutState::Unclear,
+                    _ => PayoutState::Done(Receipt {
+                        txid: None,
+                        fee: Amount::from_halfords(i64::from(step)),
+                    }),
+                };
+                let id = &which.get(&payouts).payment.id;
+                bank.move_payout(id, state, now.wall).unwrap();
+            }
+            Operation::Crash(_) | Operation::Restart => unreachable!("handled before"),
+        }
+    }
+
+    fn assert_lawful(&self) {
+        let bank = &self.desk.as_ref().unwrap().bank;
+        let sum: i64 = bank.balances().iter().map(|(_, balance)| balance.halfords()).sum();
+        assert_eq!(sum, 0, "I1");
+        for view in bank.views() {
+            let funds = view.user.settings.funds(view.balance);
+            assert!(view.granted <= funds.whole, "I5: {view:?}");
+            let due = bank.balances().of(&Account::Due(view.user.name));
+            assert!(due >= Amount::from_halfords(-2_000_000_000), "only reversals of settled charges go below zero");
+        }
+    }
+}
+
+fn user(number: usize) -> UserName {
+    format!("user-{number}").parse().unwrap()
+}
+
+fn address(number: usize) -> Address {
+    format!("mAddress{}{}", "1".repeat(20), number + 1).parse().unwrap()
+}
+
+fn rules() -> impl Strategy<Value = Rules> {
+    let min = Amount::from_halfords(5_000_000);
+    prop_oneof![
+        Just(Rules::Move { provider: "gridfaas".to_owned(), min }),
+        Just(Rules::Send { receiver: address(8), min }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+
+    #[test]
+    fn money_is_conserved_and_a_restart_finds_what_was_there(
+        rules in rules(),
+        operations in prop::collection::vec(operation(), 1..250),
+    ) {
+        let mut world = World::new(rules);
+        for operation in operations {
+            world.apply(operation, true);
+            world.assert_lawful();
+        }
+        world.restart();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let reader = crate::ledger::Reader::new(world.folder.path().join("ledger.db"));
+        let proof = runtime.block_on(reader.proof()).unwrap();
+        prop_assert_eq!(&proof.accounts, &proof.replayed);
+        prop_assert_eq!((proof.not_positive, &proof.mischarged), (0, &Vec::new()));
+    }
+}
+
+#[test]
+fn history_cannot_be_rewritten() {
+    let mut world = World::new(Rules::Keep);
+    let deposit = Operation::Deposit { user: 0, halfords: 5 };
+    world.apply(deposit, true);
+    let journal = &world.desk.as_ref().unwrap().journal;
+    for statement in ["UPDATE transfers SET amount = 6", "DELETE FROM transfers"] {
+        let err = journal.connection_for_tests().execute(statement, []).unwrap_err();
+        assert!(err.to_string().contains("never"), "{err}");
+    }
+}

@@ -1,0 +1,249 @@
+//! The real service on a port of its own, over a wallet that a test holds.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use credit_manager::settlement::wallet::Wallet;
+use credit_manager::{Config, Edges};
+use proto::credit::v1::account_service_client::AccountServiceClient;
+use proto::credit::v1::open_session_response::Outcome as Answer;
+use proto::credit::v1::session_service_client::SessionServiceClient;
+use proto::credit::v1::*;
+use service_kit::SystemClock;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint};
+use units::{Amount, SessionId};
+
+pub(crate) const NODE: &str = "node-1";
+pub(crate) const CORE_SECOND: u64 = 1_000_000;
+
+/// How long a test waits for what has to happen.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+pub(crate) struct Service {
+    pub(crate) sessions: SessionServiceClient<Channel>,
+    pub(crate) accounts: AccountServiceClient<Channel>,
+    shutdown: CancellationToken,
+    ended: JoinHandle<anyhow::Result<()>>,
+}
+
+/// A configuration with its state in `folder`, quick enough for a test.
+pub(crate) fn config(folder: &Path, mode: &str) -> Config {
+    let text = format!(
+        r#"
+        listen = "127.0.0.1:0"
+        database = {:?}
+        confirmations = 3
+        deposit_poll_ms = 10
+        payout_poll_ms = 10
+        payout_late_ms = 50
+        [wallet]
+        url = "http://127.0.0.1:1/"
+        user = "unused"
+        password_file = "unused"
+        mode = "{mode}"
+        "#,
+        folder.join("ledger.db")
+    );
+    toml::from_str(&text).unwrap()
+}
+
+impl Service {
+    pub(crate) async fn start(config: Config, wallet: Arc<dyn Wallet>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let shutdown = CancellationToken::new();
+        let edges = Edges {
+            wallet,
+            clock: Arc::new(SystemClock),
+        };
+        let ended = tokio::spawn(credit_manager::run(config, edges, listener, shutdown.clone()));
+        let channel = Endpoint::from_shared(url).unwrap().connect_lazy();
+        Self {
+            sessions: SessionServiceClient::new(channel.clone()),
+            accounts: AccountServiceClient::new(channel),
+            shutdown,
+            ended,
+        }
+    }
+
+    /// Ends the service and says how it ended.
+    pub(crate) async fn stop(self) -> anyhow::Result<()> {
+        self.shutdown.cancel();
+        self.ended().await
+    }
+
+    /// Waits until the service ends by itself.
+    pub(crate) async fn ended(self) -> anyhow::Result<()> {
+        let ended = tokio::time::timeout(DEADLINE, self.ended).await;
+        ended.expect("the service ends").expect("it does not panic")
+    }
+
+    /// A user with a function of the same name, who may owe `debt_limit`.
+    pub(crate) async fn user(&mut self, name: &str, debt_limit: &str) -> User {
+        let request = CreateUserRequest {
+            name: name.to_owned(),
+        };
+        self.accounts.create_user(request).await.unwrap();
+        let request = UpdateUserRequest {
+            name: name.to_owned(),
+            min_balance_halfords: Some(0),
+            debt_limit_halfords: Some(grc(debt_limit)),
+            ..UpdateUserRequest::default()
+        };
+        let user = self
+            .accounts
+            .update_user(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .user;
+        let request = CreateFunctionRequest {
+            name: name.to_owned(),
+            user: name.to_owned(),
+        };
+        self.accounts.create_function(request).await.unwrap();
+        user.unwrap()
+    }
+
+    pub(crate) async fn get(&mut self, name: &str) -> User {
+        let request = GetUserRequest {
+            name: name.to_owned(),
+        };
+        self.accounts
+            .get_user(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .user
+            .unwrap()
+    }
+
+    /// Waits until a user is as wanted.
+    pub(crate) async fn until(&mut self, name: &str, wanted: impl Fn(&User) -> bool) -> User {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let user = self.get(name).await;
+            if wanted(&user) {
+                return user;
+            }
+            assert!(Instant::now() < deadline, "still {user:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Waits until an account's settlements sum up to `amount`.
+    pub(crate) async fn until_settled(&mut self, amount: i64) {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let request = ListTransfersRequest::default();
+            let transfers = self
+                .accounts
+                .list_transfers(request)
+                .await
+                .unwrap()
+                .into_inner()
+                .transfers;
+            let settlements = transfers.iter().filter(|transfer| transfer.kind == "settlement");
+            let settled: i64 = settlements.map(|transfer| transfer.amount_halfords).sum();
+            if settled == amount {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "settled {settled} of {amount}: {transfers:?}"
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    pub(crate) async fn try_open(
+        &mut self,
+        session: SessionId,
+        function: &str,
+        key: &str,
+        task: &str,
+    ) -> Answer {
+        let request = OpenSessionRequest {
+            session_id: session.to_string(),
+            node_id: NODE.to_owned(),
+            function: function.to_owned(),
+            object_key: key.to_owned(),
+            task_id: task.to_owned(),
+            max_amount_halfords: 0,
+            millicores: 1000,
+        };
+        let response = self.sessions.open_session(request).await.unwrap();
+        response.into_inner().outcome.unwrap()
+    }
+
+    pub(crate) async fn open(
+        &mut self,
+        session: SessionId,
+        function: &str,
+        key: &str,
+        task: &str,
+    ) -> SessionOpened {
+        match self.try_open(session, function, key, task).await {
+            Answer::Opened(opened) => opened,
+            Answer::Refused(refused) => panic!("{refused:?}"),
+        }
+    }
+
+    pub(crate) async fn refusal(&mut self, function: &str, key: &str) -> SessionRefused {
+        match self.try_open(SessionId::new(), function, key, "").await {
+            Answer::Refused(refused) => refused,
+            Answer::Opened(opened) => panic!("{opened:?}"),
+        }
+    }
+
+    pub(crate) async fn report(
+        &mut self,
+        session: SessionId,
+        cpu_time_us: u64,
+        revision: u64,
+    ) -> Option<SessionState> {
+        let usage = Usage {
+            session_id: session.to_string(),
+            cpu_time_us,
+            millicores: 1000,
+            revision,
+        };
+        let request = ReportUsageRequest {
+            node_id: NODE.to_owned(),
+            usages: vec![usage],
+        };
+        let response = self.sessions.report_usage(request).await.unwrap().into_inner();
+        response.states.into_iter().next()
+    }
+
+    pub(crate) async fn close(
+        &mut self,
+        session: SessionId,
+        cpu_time_us: u64,
+        outcome: Outcome,
+    ) -> Result<CloseSessionResponse, tonic::Status> {
+        let request = CloseSessionRequest {
+            session_id: session.to_string(),
+            cpu_time_us,
+            outcome: outcome.into(),
+        };
+        let response = self.sessions.close_session(request).await?;
+        Ok(response.into_inner())
+    }
+
+    /// Fails the test unless every check of the audit holds.
+    pub(crate) async fn assert_sound(&mut self) {
+        let response = self.accounts.audit(AuditRequest {}).await.unwrap().into_inner();
+        assert!(response.ok, "{:#?}", response.checks);
+        assert!(response.checks.len() >= 7);
+    }
+}
+
+pub(crate) fn grc(text: &str) -> i64 {
+    text.parse::<Amount>().unwrap().halfords()
+}

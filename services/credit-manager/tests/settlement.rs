@@ -1,0 +1,248 @@
+//! Settlement over real gRPC: deposits in, charges out, exactly once, through lost requests, lost replies and restarts.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "in a test, a panic is how a failure is reported"
+)]
+
+#[expect(dead_code, reason = "the other tests use the rest")]
+mod service;
+#[expect(dead_code, reason = "the other tests use the rest")]
+mod wallet;
+
+use std::sync::Arc;
+
+use credit_manager::settlement::fake::{Failure, FakeWallet};
+use credit_manager::settlement::gridcoin::Mode;
+use credit_manager::settlement::wallet::Wallet as _;
+use proto::credit::v1::*;
+use service::{CORE_SECOND, Service, config, grc};
+use units::{Amount, SessionId};
+use wallet::DaemonWorld;
+
+/// Runs a task of this many core-seconds.
+async fn use_up(service: &mut Service, name: &str, core_seconds: u64) {
+    let session = SessionId::new();
+    service.open(session, name, "a.txt", "").await;
+    service
+        .close(session, core_seconds * CORE_SECOND, Outcome::Succeeded)
+        .await
+        .unwrap();
+}
+
+fn amounts(texts: &[&str]) -> Vec<Amount> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn deposits_are_credited_when_they_are_deep_enough_and_pending_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let wallet = Arc::new(FakeWallet::new());
+    let mut service = Service::start(config(folder.path(), "addresses"), wallet.clone()).await;
+    let address = service.user("alice", "0").await.deposit_address.parse().unwrap();
+    wallet.deposit(&address, &amounts(&["1", "1", "0.5"]));
+    for blocks in [0, 1, 1] {
+        wallet.mine(blocks);
+        let user = service
+            .until("alice", |user| user.pending_deposit_halfords == grc("2.5"))
+            .await;
+        assert_eq!(user.balance_halfords, 0, "never before its confirmations");
+    }
+    wallet.mine(1);
+    let user = service
+        .until("alice", |user| user.pending_deposit_halfords == 0)
+        .await;
+    assert_eq!(user.balance_halfords, grc("2.5"), "two equal outputs count twice");
+    wallet.mine(5);
+    service.assert_sound().await;
+    service.stop().await.unwrap();
+
+    let mut service = Service::start(config(folder.path(), "addresses"), wallet.clone()).await;
+    wallet.deposit(&address, &amounts(&["1"]));
+    wallet.mine(3);
+    service
+        .until("alice", |user| user.balance_halfords == grc("3.5"))
+        .await;
+    wallet.reorg(1, false);
+    service.assert_sound().await;
+    // A double spend reaches deep into the chain.
+    wallet.mine(1);
+    wallet.reorg(5, true);
+    service
+        .until("alice", |user| user.balance_halfords == grc("2.5"))
+        .await;
+    service.assert_sound().await;
+    service.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn charges_are_settled_in_blocks_and_only_as_far_as_coins_cover_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let wallet = Arc::new(FakeWallet::new());
+    let mut service = Service::start(config(folder.path(), "accounts"), wallet.clone()).await;
+    let address = service.user("alice", "1").await.deposit_address.parse().unwrap();
+    wallet.deposit(&address, &amounts(&["0.1"]));
+    wallet.mine(3);
+    service.until("alice", |user| user.balance_halfords > 0).await;
+    use_up(&mut service, "alice", 24).await;
+    use_up(&mut service, "alice", 66).await;
+    // 0.15 GRC were charged, 0.05 of it on credit.
+    service.until_settled(grc("0.1")).await;
+    wallet.deposit(&address, &amounts(&["1"]));
+    wallet.mine(3);
+    service.until_settled(grc("0.15")).await;
+    let payments = wallet.take_payments();
+    let paid: Vec<i64> = payments.iter().map(|payment| payment.amount.halfords()).collect();
+    assert_eq!(
+        paid,
+        [grc("0.1"), grc("0.05")],
+        "0.04 alone was not worth a payment"
+    );
+    wallet.assert_quiet();
+    service.assert_sound().await;
+    service.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn every_payment_is_made_once_whatever_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let wallet = Arc::new(FakeWallet::new());
+    let mut service = Service::start(config(folder.path(), "accounts"), wallet.clone()).await;
+    let address = service.user("alice", "0").await.deposit_address.parse().unwrap();
+    wallet.deposit(&address, &amounts(&["10"]));
+    wallet.mine(3);
+    service.until("alice", |user| user.balance_halfords > 0).await;
+    let mut settled = 0;
+    for failure in [
+        Failure::LostReply,
+        Failure::LostRequest,
+        Failure::Unreachable,
+        Failure::Refused {
+            code: -1,
+            message: "no".to_owned(),
+        },
+        Failure::LostReply,
+    ] {
+        wallet.fail_payment(failure);
+        use_up(&mut service, "alice", 60).await;
+        // In the middle of it, the service is started again.
+        service.stop().await.unwrap();
+        service = Service::start(config(folder.path(), "accounts"), wallet.clone()).await;
+        settled += grc("0.1");
+        service.until_settled(settled).await;
+    }
+    let paid: Amount = wallet.take_payments().iter().map(|payment| payment.amount).sum();
+    assert_eq!(paid.halfords(), settled);
+    wallet.assert_quiet();
+    service.assert_sound().await;
+    service.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn earnings_of_all_users_are_sent_in_one_payment_and_the_fee_is_in_the_ledger() {
+    let folder = tempfile::tempdir().unwrap();
+    let wallet = Arc::new(FakeWallet::new());
+    let mut config = config(folder.path(), "addresses");
+    config.receiver_address = Some(wallet::FOREIGN.to_owned());
+    let mut service = Service::start(config, wallet.clone()).await;
+    for name in ["alice", "bob"] {
+        let address = service.user(name, "0").await.deposit_address.parse().unwrap();
+        wallet.deposit(&address, &amounts(&["1"]));
+    }
+    wallet.mine(3);
+    for name in ["alice", "bob"] {
+        service.until(name, |user| user.balance_halfords > 0).await;
+        use_up(&mut service, name, 30).await;
+    }
+    service.until_settled(grc("0.1")).await;
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
+    let fees = loop {
+        let request = ListTransfersRequest::default();
+        let transfers = service
+            .accounts
+            .list_transfers(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .transfers;
+        let fees: Vec<_> = transfers
+            .into_iter()
+            .filter(|transfer| transfer.kind == "fee")
+            .collect();
+        if !fees.is_empty() {
+            break fees;
+        }
+        assert!(tokio::time::Instant::now() < deadline);
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    };
+    assert_eq!(fees[0].amount_halfords, grc("0.001"));
+    let payments = wallet.take_payments();
+    assert_eq!(payments.len(), 1);
+    assert_eq!(
+        payments[0].amount.halfords(),
+        grc("0.09"),
+        "a reserve for fees stays"
+    );
+    wallet.assert_quiet();
+    service.assert_sound().await;
+    service.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_daemons_accounts_follow_the_ledger_through_lost_replies() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = DaemonWorld::start(Mode::Accounts).await;
+    let mut service = Service::start(config(folder.path(), "accounts"), world.wallet.clone()).await;
+    let address: chain::Address = service.user("alice", "0").await.deposit_address.parse().unwrap();
+    world.chain.deposit(&address, "2".parse().unwrap()).unwrap();
+    world.chain.mine(3).unwrap();
+    service
+        .until("alice", |user| user.balance_halfords == grc("2"))
+        .await;
+    let faults = [
+        chain::Fault::DropReply,
+        chain::Fault::Truncate,
+        chain::Fault::Refuse,
+        chain::Fault::InternalError,
+        chain::Fault::Unauthorised,
+    ];
+    let mut settled = 0;
+    for fault in faults {
+        world.chain.set_fault(Some("move"), fault, 1);
+        use_up(&mut service, "alice", 60).await;
+        settled += grc("0.1");
+        service.until_settled(settled).await;
+    }
+    assert_eq!(settled, grc("0.5"));
+    world.chain.mine(10).unwrap();
+    assert_eq!(
+        world.wallet.balance(3).await.unwrap().halfords(),
+        grc("2"),
+        "moves cost nothing"
+    );
+    let mirrored = accounts(&world.url).await;
+    assert!(mirrored.contains(r#""alice":1.50000000"#), "{mirrored}");
+    assert!(mirrored.contains(r#""gridfaas":0.50000000"#), "{mirrored}");
+    service.assert_sound().await;
+    service.stop().await.unwrap();
+}
+
+/// The daemon's own words about its accounts.
+async fn accounts(url: &str) -> String {
+    use http_body_util::BodyExt as _;
+    let client =
+        hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new()).build_http();
+    let request = http::Request::post(url)
+        .header("authorization", "Basic Z3JpZGNvaW5ycGM6dGVzdA==")
+        .body(r#"{"method":"listaccounts","params":[],"id":1}"#.to_owned())
+        .unwrap();
+    let body = client
+        .request(request)
+        .await
+        .unwrap()
+        .into_body()
+        .collect()
+        .await
+        .unwrap();
+    String::from_utf8(body.to_bytes().to_vec()).unwrap()
+}
