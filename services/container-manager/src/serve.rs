@@ -16,8 +16,7 @@ use units::FunctionName;
 
 use crate::api::Api;
 use crate::attempt;
-use crate::cgroup::hierarchy::Hierarchies;
-use crate::cgroup::{CpuController, KernelCpuController};
+use crate::cgroup::{CpuController, Hierarchies, KernelCpuController};
 use crate::config::Config;
 use crate::container::{ApptainerRuntime, ApptainerTool, ContainerRuntime};
 use crate::credit::{Credit, GrpcCredit};
