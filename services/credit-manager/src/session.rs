@@ -42,6 +42,12 @@ pub struct Session {
 }
 
 impl Session {
+    /// What the newest grant would still cost.
+    pub fn promised(&self) -> Amount {
+        let at_stop = self.meter.cost_of(self.holding.newest().stop_at);
+        at_stop.saturating_sub(self.meter.cost()).or_zero()
+    }
+
     /// What this session alone may cost.
     pub fn cap(&self) -> Option<Amount> {
         self.task_cap.map(|cap| cap.saturating_sub(self.task.amount))

@@ -11,6 +11,7 @@ mod service;
 mod wallet;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use credit_manager::settlement::fake::{Failure, FakeWallet};
 use credit_manager::settlement::gridcoin::Mode;
@@ -155,7 +156,7 @@ async fn earnings_of_all_users_are_sent_in_one_payment_and_the_fee_is_in_the_led
         use_up(&mut service, name, 30).await;
     }
     service.until_settled(grc("0.1")).await;
-    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
     let fees = loop {
         let request = ListTransfersRequest::default();
         let transfers = service
@@ -173,7 +174,7 @@ async fn earnings_of_all_users_are_sent_in_one_payment_and_the_fee_is_in_the_led
             break fees;
         }
         assert!(tokio::time::Instant::now() < deadline);
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
     };
     assert_eq!(fees[0].amount_halfords, grc("0.001"));
     let payments = wallet.take_payments();
@@ -192,7 +193,10 @@ async fn earnings_of_all_users_are_sent_in_one_payment_and_the_fee_is_in_the_led
 async fn the_daemons_accounts_follow_the_ledger_through_lost_replies() {
     let folder = tempfile::tempdir().unwrap();
     let world = DaemonWorld::start(Mode::Accounts).await;
-    let mut service = Service::start(config(folder.path(), "accounts"), world.wallet.clone()).await;
+    let mut patient = config(folder.path(), "accounts");
+    // Much longer than the daemon is late below.
+    patient.payout_late_ms = 3_000;
+    let mut service = Service::start(patient, world.wallet.clone()).await;
     let address: chain::Address = service.user("alice", "0").await.deposit_address.parse().unwrap();
     world.chain.deposit(&address, "2".parse().unwrap()).unwrap();
     world.chain.mine(3).unwrap();
@@ -205,6 +209,7 @@ async fn the_daemons_accounts_follow_the_ledger_through_lost_replies() {
         chain::Fault::Refuse,
         chain::Fault::InternalError,
         chain::Fault::Unauthorised,
+        chain::Fault::ApplyLate(Duration::from_millis(100)),
     ];
     let mut settled = 0;
     for fault in faults {
@@ -213,7 +218,7 @@ async fn the_daemons_accounts_follow_the_ledger_through_lost_replies() {
         settled += grc("0.1");
         service.until_settled(settled).await;
     }
-    assert_eq!(settled, grc("0.5"));
+    assert_eq!(settled, grc("0.6"));
     world.chain.mine(10).unwrap();
     assert_eq!(
         world.wallet.balance(3).await.unwrap().halfords(),
@@ -221,8 +226,8 @@ async fn the_daemons_accounts_follow_the_ledger_through_lost_replies() {
         "moves cost nothing"
     );
     let mirrored = accounts(&world.url).await;
-    assert!(mirrored.contains(r#""alice":1.50000000"#), "{mirrored}");
-    assert!(mirrored.contains(r#""gridfaas":0.50000000"#), "{mirrored}");
+    assert!(mirrored.contains(r#""alice":1.40000000"#), "{mirrored}");
+    assert!(mirrored.contains(r#""gridfaas":0.60000000"#), "{mirrored}");
     service.assert_sound().await;
     service.stop().await.unwrap();
 }

@@ -1,6 +1,6 @@
 //! Money that comes from the chain and goes there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use units::{Amount, Timestamp, UserName};
 
@@ -55,12 +55,17 @@ impl Bank {
     ) -> Result<(), BankError> {
         match rules {
             Rules::Move { provider, min } => {
-                let names: Vec<UserName> = self.users.keys().cloned().collect();
-                for name in names {
-                    let amount = self.payable(&name);
-                    if amount < *min || self.has_unfinished(Some(&name)) {
-                        continue;
-                    }
+                let busy: BTreeSet<UserName> = self
+                    .payouts
+                    .values()
+                    .filter_map(|payout| payout.user.clone())
+                    .collect();
+                let idle = self.users.keys().filter(|name| !busy.contains(*name));
+                let ripe: Vec<(UserName, Amount)> = idle
+                    .map(|name| (name.clone(), self.payable(name)))
+                    .filter(|(_, amount)| *amount >= *min)
+                    .collect();
+                for (name, amount) in ripe {
                     let route = Route::Move {
                         from: name.to_string(),
                         to: provider.clone(),
@@ -78,7 +83,7 @@ impl Bank {
                 let payable = self.users.keys().map(|name| self.payable(name)).sum::<Amount>();
                 let earned = self.balances.of(&Account::Earnings).saturating_add(payable);
                 let amount = earned.saturating_sub(FEE_RESERVE);
-                if amount < *min || self.has_unfinished(None) {
+                if amount < *min || self.payouts.values().any(|payout| payout.user.is_none()) {
                     return Ok(());
                 }
                 let id = fresh(None);
@@ -100,10 +105,6 @@ impl Bank {
             Rules::Keep => {}
         }
         Ok(())
-    }
-
-    fn has_unfinished(&self, user: Option<&UserName>) -> bool {
-        self.payouts.values().any(|payout| payout.user.as_ref() == user)
     }
 
     fn put_payout(&mut self, payout: Payout) {

@@ -83,14 +83,11 @@ pub enum Rules {
     Keep,
 }
 
-/// What is to be done next for an unfinished payout.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
-    Send,
-    /// Asks the wallet whether it was made; only if `resend`, its absence means that it never will be.
-    Find {
-        resend: bool,
-    },
+/// What this life of the process knows of a payment it tried.
+#[derive(Clone, Copy, Debug)]
+struct Attempt {
+    at: Instant,
+    unclear_since: Option<Instant>,
 }
 
 /// Moves the outbox towards empty.
@@ -110,9 +107,7 @@ pub struct Payouts {
 impl Payouts {
     /// Runs until shutdown. Errors if the ledger cannot be written; the wallet's failures are retried.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), CommandError> {
-        // When each outcome became unclear, in this life of the process: a payment in flight at the last end may still
-        // be carried out now.
-        let mut unclear_since: HashMap<PaymentId, Instant> = HashMap::new();
+        let mut attempts: HashMap<PaymentId, Attempt> = HashMap::new();
         let mut timer = tokio::time::interval(self.interval);
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -125,7 +120,16 @@ impl Payouts {
                 if shutdown.is_cancelled() {
                     return Ok(());
                 }
-                self.advance(payout, &mut unclear_since).await?;
+                let attempt = attempts.get(&payout.payment.id).copied();
+                // A wallet that is down is not asked again for every charge that wakes us.
+                if attempt.is_some_and(|attempt| attempt.at.elapsed() < self.interval / 2) {
+                    continue;
+                }
+                let id = payout.payment.id.clone();
+                match self.advance(payout, attempt).await? {
+                    Some(attempt) => attempts.insert(id, attempt),
+                    None => attempts.remove(&id),
+                };
             }
         }
     }
@@ -141,45 +145,30 @@ impl Payouts {
             .await
     }
 
-    async fn advance(
-        &self,
-        payout: Payout,
-        unclear_since: &mut HashMap<PaymentId, Instant>,
-    ) -> Result<(), CommandError> {
+    /// Makes or looks for one payment. What is left to remember of it, unless it is done.
+    async fn advance(&self, payout: Payout, last: Option<Attempt>) -> Result<Option<Attempt>, CommandError> {
         let payment = payout.payment;
-        let step = match payout.state {
-            PayoutState::Done(_) => return Ok(()),
-            PayoutState::Unsent => Step::Send,
-            PayoutState::InFlight | PayoutState::Unclear => {
-                let since = *unclear_since
-                    .entry(payment.id.clone())
-                    .or_insert_with(Instant::now);
-                Step::Find {
-                    resend: since.elapsed() >= self.late_execution,
-                }
-            }
-        };
-        let next = match step {
-            Step::Send => {
+        let at = Instant::now();
+        // A payment in flight at the last end of the process may still be carried out, as from now.
+        let unclear_since = last.and_then(|attempt| attempt.unclear_since).unwrap_or(at);
+        let next = match payout.state {
+            PayoutState::Done(_) => return Ok(None),
+            PayoutState::Unsent => {
                 self.set(&payment.id, PayoutState::InFlight).await?;
                 after_sending(&payment, self.wallet.pay(&payment).await)
             }
-            Step::Find { resend } => {
-                after_looking(&payment, self.wallet.find_payment(&payment).await, resend)
+            PayoutState::InFlight | PayoutState::Unclear => {
+                let is_late = unclear_since.elapsed() >= self.late_execution;
+                after_looking(&payment, self.wallet.find_payment(&payment).await, is_late)
             }
         };
-        match next {
-            PayoutState::Unclear => {
-                // The clock of a request that was just lost starts now.
-                unclear_since
-                    .entry(payment.id.clone())
-                    .or_insert_with(Instant::now);
-            }
-            PayoutState::Unsent | PayoutState::InFlight | PayoutState::Done(_) => {
-                unclear_since.remove(&payment.id);
-            }
-        }
-        self.set(&payment.id, next).await
+        let remembered = match &next {
+            PayoutState::Done(_) => None,
+            PayoutState::Unsent => Some(None),
+            PayoutState::InFlight | PayoutState::Unclear => Some(Some(unclear_since)),
+        };
+        self.set(&payment.id, next).await?;
+        Ok(remembered.map(|unclear_since| Attempt { at, unclear_since }))
     }
 
     async fn set(&self, id: &PaymentId, state: PayoutState) -> Result<(), CommandError> {
