@@ -76,13 +76,15 @@ impl Bank {
         };
         let mut somebody_starves = false;
         for id in asked {
-            somebody_starves |= self.regrant(*id);
+            somebody_starves |= self.regrant(*id, true);
         }
         let gate_changed = self.note_gate(user);
         let everybody = gate_changed || somebody_starves || matches!(cause, Cause::Funds);
         if !everybody && !matches!(cause, Cause::Freed) {
             return;
         }
+        // Those who only have to give back take nothing of what is spare.
+        let may_grow = gate_changed || !matches!(cause, Cause::Asked(_));
         let others: Vec<SessionId> = self
             .users
             .get(user)
@@ -94,7 +96,7 @@ impl Bank {
                 continue;
             }
             let revision = self.sessions.get(&id).map(|session| session.holding.revision());
-            self.regrant(id);
+            self.regrant(id, may_grow);
             let regranted = revision != self.sessions.get(&id).map(|session| session.holding.revision());
             if regranted || gate_changed {
                 self.effects.news.insert(id);
@@ -102,8 +104,9 @@ impl Bank {
         }
     }
 
-    /// Issues the grant that a session is to have now; says whether others hold what it should have.
-    fn regrant(&mut self, id: SessionId) -> bool {
+    /// Issues the grant that a session is to have now, unless it is larger and may not be. Says whether others hold what
+    /// it should have.
+    fn regrant(&mut self, id: SessionId, may_grow: bool) -> bool {
         let Some(session) = self.sessions.get(&id) else {
             return false;
         };
@@ -117,7 +120,9 @@ impl Bank {
         let claim = session.holding.claim(&session.meter, session.capacity);
         let allotment = state.purse.share(funds, claim, &session.meter);
         let wanted = grant::grant(&session.meter, allotment.share, session.cap());
-        if wanted != session.holding.newest() {
+        let newest = session.holding.newest();
+        let grows = wanted.throttle_at > newest.throttle_at || wanted.stop_at > newest.stop_at;
+        if wanted != newest && (may_grow || !grows) {
             self.amend(id, |session| session.holding.issue(wanted));
         }
         allotment.starved
@@ -174,5 +179,153 @@ impl Bank {
             balance,
             revision: session.holding.revision(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+    use units::{Amount, Billing, CpuPrice, CpuTime, MilliCores, Policy, TaskId, Timestamp};
+
+    use super::*;
+    use crate::bank::{Now, OpenRequest, Usage};
+    use crate::ledger::{Balances, Transfer};
+    use crate::settlement::wallet::DepositId;
+    use crate::users::{Settings, User};
+
+    const NODE: &str = "node-1";
+
+    fn alice() -> UserName {
+        "alice".parse().unwrap()
+    }
+
+    fn now() -> Now {
+        Now {
+            wall: Timestamp::default(),
+            instant: Instant::now(),
+        }
+    }
+
+    /// Alice with this many halfords, no debt limit, and one function.
+    fn bank(halfords: i64) -> Bank {
+        let mut bank = Bank::new(Balances::default());
+        let address: crate::settlement::wallet::Address = "mAddress11111111111111111111".parse().unwrap();
+        bank.create_user(User {
+            name: alice(),
+            address: address.clone(),
+            settings: Settings {
+                min_balance: Amount::ZERO,
+                debt_limit: Amount::ZERO,
+                policy: Policy::Greedy,
+                billing: Billing::Used,
+                price: CpuPrice::DEFAULT,
+                accounting: true,
+            },
+            created_at: Timestamp::default(),
+        })
+        .unwrap();
+        bank.create_function("stress".parse().unwrap(), &alice()).unwrap();
+        deposit(&mut bank, address, halfords);
+        bank.take_effects();
+        bank
+    }
+
+    fn deposit(bank: &mut Bank, address: crate::settlement::wallet::Address, halfords: i64) {
+        let id = DepositId {
+            txid: "1".to_owned(),
+            address,
+            amount: Amount::from_halfords(halfords),
+            ordinal: 0,
+        };
+        let transfer = Transfer::deposit(&id, 0, &alice(), Timestamp::default());
+        bank.move_deposit(transfer, &alice()).unwrap();
+    }
+
+    fn open(bank: &mut Bank, key: &str) -> SessionId {
+        let session = SessionId::new();
+        let request = OpenRequest {
+            session,
+            node: NODE.parse().unwrap(),
+            function: "stress".parse().unwrap(),
+            key: key.to_owned(),
+            cap: None,
+            capacity: MilliCores::ONE_CORE,
+        };
+        bank.open(request, None, TaskId::new(), now()).unwrap();
+        session
+    }
+
+    /// Reports `total` and enforces the newest grant.
+    fn report(bank: &mut Bank, session: SessionId, total: CpuTime) -> SessionState {
+        let revision = bank.session(session).unwrap().holding.revision();
+        let usage = Usage {
+            session,
+            total,
+            capacity: MilliCores::ONE_CORE,
+            revision,
+        };
+        let states = bank.report(&NODE.parse().unwrap(), &[usage], now());
+        states.unwrap().remove(0)
+    }
+
+    #[test]
+    fn an_idle_session_gives_back_what_a_busy_one_needs() {
+        // 60 core-seconds.
+        let mut bank = bank(10_000_000);
+        let idle = open(&mut bank, "idle");
+        let busy = open(&mut bank, "busy");
+        let mut used = CpuTime::ZERO;
+        let mut was_asked = false;
+        for _ in 0..1000 {
+            bank.take_effects();
+            let state = report(&mut bank, busy, used);
+            if bank.take_effects().news.contains(&idle) {
+                was_asked = true;
+                // Its node reports as soon as it hears of the smaller grant.
+                report(&mut bank, idle, CpuTime::ZERO);
+            }
+            used = used.max(state.grant.stop_at);
+        }
+        assert!(was_asked);
+        let left = bank.view(&alice()).unwrap().balance;
+        assert!(left >= Amount::ZERO, "{left}");
+        // 20 ms of both.
+        assert!(left < Amount::from_halfords(6_667), "{left} left over");
+    }
+
+    #[test]
+    fn many_sessions_opened_at_once_each_find_something() {
+        let mut bank = bank(100_000_000);
+        for number in 0..8 {
+            let session = open(&mut bank, &number.to_string());
+            let state = bank.state(session).unwrap();
+            assert_eq!(state.restriction, Restriction::None, "{number}");
+            assert!(state.grant.stop_at > CpuTime::from_secs(1), "{number}: {state:?}");
+        }
+    }
+
+    #[test]
+    fn a_close_frees_those_who_wait() {
+        let mut bank = bank(1_000_000);
+        let first = open(&mut bank, "first");
+        let second = open(&mut bank, "second");
+        let stop_at = bank.state(second).unwrap().grant.stop_at;
+        // The first is silent, so the second comes to its end and waits.
+        let mut state = report(&mut bank, second, stop_at);
+        while state.restriction == Restriction::None {
+            state = report(&mut bank, second, state.grant.stop_at);
+        }
+        bank.take_effects();
+        let held = bank.session(first).unwrap().holding.held();
+        assert!(held.stop_at > CpuTime::ZERO);
+        bank.close(
+            first,
+            CpuTime::ZERO,
+            crate::session::Outcome::Aborted,
+            Timestamp::default(),
+        )
+        .unwrap();
+        assert!(bank.take_effects().news.contains(&second));
+        assert_eq!(bank.state(second).unwrap().restriction, Restriction::None);
     }
 }
