@@ -1,5 +1,7 @@
 //! Logs.
 
+use std::io::IsTerminal as _;
+
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt;
 
@@ -24,6 +26,10 @@ pub fn start(filter: &str, format: LogFormat) -> Result<(), LogFilterError> {
     let lines = fmt()
         .with_env_filter(parsed)
         .with_writer(std::io::stderr)
+        // Colours are for a terminal, and not for one whose user asked for none.
+        .with_ansi(
+            std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()),
+        )
         .with_target(true);
     let _already_started = match format {
         LogFormat::Text => lines.try_init(),
