@@ -1,0 +1,59 @@
+//! What the services of a stack are told: what differs from their defaults, by the keys of their configuration files.
+
+use std::net::SocketAddr;
+
+use anyhow::Context as _;
+use serde_json::json;
+
+use crate::endpoints::Endpoints;
+use crate::secrets::{self, Keys};
+use crate::up::UpConfig;
+
+pub(crate) fn credit_manager(
+    endpoints: &Endpoints,
+    keys: &Keys,
+    chain_url: &str,
+    listen: SocketAddr,
+) -> anyhow::Result<credit_manager::Config> {
+    serde_json::from_value(json!({
+        "listen": listen,
+        "database": endpoints.data_dir.join("credit-manager/ledger.db"),
+        "wallet": {
+            "url": chain_url,
+            "user": secrets::CHAIN_RPC_USER,
+            "password_file": keys.chain_password_file,
+            // Charges then move within the wallet at once, which costs no fee and can be watched.
+            "mode": "accounts",
+        },
+        "deposit_poll_ms": 200,
+        "reflection": true,
+    }))
+    .context("the settings of credit-manager")
+}
+
+pub(crate) fn container_manager(
+    config: &UpConfig,
+    endpoints: &Endpoints,
+    keys: &Keys,
+    listen: SocketAddr,
+) -> anyhow::Result<container_manager::Config> {
+    let id = secrets::read_or_make_id(&config.data_dir)?;
+    serde_json::from_value(json!({
+        "node": "local",
+        "listen": listen,
+        "state_dir": config.data_dir.join("container-manager"),
+        "credit_url": endpoints.credit_url,
+        "store": {
+            "endpoint": endpoints.s3_url,
+            "access_key": secrets::NODE_ACCESS_KEY,
+            "secret_key_file": keys.node_secret_file,
+        },
+        "apptainer": config.apptainer,
+        "capacity_millicores": config.capacity_millicores,
+        "cgroup_tree": format!("gridfaas-{id}"),
+        // Whoever may write to a bucket here is whoever started the stack, or was let in by them.
+        "build_definitions": true,
+        "reflection": true,
+    }))
+    .context("the settings of container-manager")
+}
