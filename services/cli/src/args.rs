@@ -1,0 +1,208 @@
+//! The command line: what can be said, and the help that says it.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+use crate::commands::{audit, balance, completions, function, logs, ps, results, submit, up, user, version};
+use crate::output::Format;
+
+/// Pay-as-you-go batch functions: drop a file into a bucket, pay for the CPU time it takes.
+#[derive(Debug, Parser)]
+#[command(
+    name = "gridfaas",
+    version,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
+#[command(after_help = "Start with `gridfaas up`. Exit status: 0 done, 1 failed, 2 wrong usage.")]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Folder of the stack's data [default: gridfaas in the XDG data folder]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "GRIDFAAS_DATA_DIR",
+        hide_env_values = true
+    )]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// What standard output gets; JSON is one value, with amounts as decimal strings
+    #[arg(
+        long,
+        short,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT"
+    )]
+    pub(crate) output: Format,
+    /// Say less
+    #[arg(long, short, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+    /// Say more; twice, still more
+    #[arg(long, short, global = true, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+    #[command(flatten)]
+    pub(crate) addresses: Addresses,
+}
+
+/// Where to find a stack that `gridfaas up` did not start in the data folder.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Another stack than the one in the data folder")]
+pub(crate) struct Addresses {
+    /// credit-manager's gRPC address
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "GRIDFAAS_CREDIT_URL",
+        hide_env_values = true
+    )]
+    pub(crate) credit_url: Option<String>,
+    /// container-manager's gRPC address
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "GRIDFAAS_CONTAINER_URL",
+        hide_env_values = true
+    )]
+    pub(crate) container_url: Option<String>,
+    /// The object store's address
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "GRIDFAAS_S3_URL",
+        hide_env_values = true
+    )]
+    pub s3_url: Option<String>,
+    /// An AWS shared credentials file with the key for it
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "GRIDFAAS_S3_CREDENTIALS_FILE",
+        hide_env_values = true
+    )]
+    pub s3_credentials_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a whole stack in this process, until it is interrupted
+    Up(up::UpArgs),
+    /// Deploy and list functions
+    #[command(subcommand)]
+    Function(function::FunctionCommand),
+    /// Add, list, fund and set users
+    #[command(subcommand)]
+    User(user::UserCommand),
+    /// Drop files into a function's input
+    Submit(submit::SubmitArgs),
+    /// List tasks: waiting, running and done
+    Ps(ps::PsArgs),
+    /// Print what a task wrote
+    Logs(logs::LogsArgs),
+    /// List or fetch what a task left
+    Results(results::ResultsArgs),
+    /// Show a user's money
+    Balance(balance::BalanceArgs),
+    /// Prove that the ledger and the wallet agree
+    Audit(audit::AuditArgs),
+    /// Print completions for a shell
+    Completions(completions::CompletionsArgs),
+    /// Print the version
+    Version(version::VersionArgs),
+}
+
+impl Cli {
+    /// Which log lines the process writes. A stack tells of its work; every other command speaks for itself.
+    pub(crate) fn log_filter(&self) -> &'static str {
+        let serves = matches!(self.command, Command::Up(_));
+        match (self.global.quiet, self.global.verbose, serves) {
+            (true, ..) => "error",
+            (false, 0, false) => "warn",
+            (false, 0, true) | (false, 1, false) => "info",
+            (false, 1, true) | (false, 2, false) => {
+                "info,cli=debug,container_manager=debug,credit_manager=debug,chain=debug,store=debug"
+            }
+            _ => "debug",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+    use clap::error::ErrorKind;
+
+    #[test]
+    fn the_command_line_has_no_contradictions() {
+        Cli::command().debug_assert();
+    }
+
+    /// The whole text, so that a change of the first thing a user sees is made on purpose.
+    #[test]
+    fn the_help_lists_every_command_in_the_order_of_use() {
+        let help = Cli::command().render_help().to_string();
+        let commands: Vec<&str> = help
+            .lines()
+            .skip_while(|line| *line != "Commands:")
+            .skip(1)
+            .take_while(|line| !line.is_empty())
+            .filter_map(|line| line.split_whitespace().next())
+            .collect();
+        assert_eq!(
+            commands,
+            [
+                "up",
+                "function",
+                "user",
+                "submit",
+                "ps",
+                "logs",
+                "results",
+                "balance",
+                "audit",
+                "completions",
+                "version",
+                "help"
+            ]
+        );
+    }
+
+    #[test]
+    fn amounts_that_make_no_sense_are_refused_before_anything_is_asked() {
+        for (arguments, problem) in [
+            (["user", "fund", "alice", "-5"], "must be more than 0"),
+            (["user", "fund", "alice", "0"], "must be more than 0"),
+            (["user", "fund", "alice", "1e3"], "is not an amount of GRC"),
+            (
+                ["user", "set", "alice", "--debt-limit=-1"],
+                "must not be negative",
+            ),
+            (["user", "fund", "Alice", "5"], "is not a user name"),
+        ] {
+            let err = Cli::try_parse_from([&["gridfaas"][..], &arguments].concat()).unwrap_err();
+            assert_eq!(err.kind(), ErrorKind::ValueValidation, "{arguments:?}");
+            assert_eq!(err.exit_code(), 2, "{arguments:?}");
+            assert!(err.to_string().contains(problem), "{err}");
+        }
+    }
+
+    #[test]
+    fn a_mistyped_command_is_told_the_one_meant() {
+        let err = Cli::try_parse_from(["gridfaas", "sumbit"]).unwrap_err();
+        assert!(err.to_string().contains("'submit'"), "{err}");
+    }
+}

@@ -1,0 +1,196 @@
+//! The object store as the commands use it.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
+use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::primitives::ByteStream;
+use aws_smithy_http_client::tls;
+use dev_stack::S3Credentials;
+use units::FunctionName;
+
+use crate::view::Problem;
+
+/// An object found by a listing.
+#[derive(Clone, Debug)]
+pub(crate) struct Object {
+    pub(crate) key: String,
+    pub(crate) bytes: u64,
+}
+
+/// Buckets of functions: a function and its bucket have the same name.
+#[derive(Clone, Debug)]
+pub(crate) struct ObjectStore {
+    client: Client,
+    url: String,
+}
+
+impl ObjectStore {
+    pub(crate) fn new(url: String, credentials: &S3Credentials) -> Self {
+        let http_client = aws_smithy_http_client::Builder::new()
+            .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
+            .build_https();
+        let config = aws_sdk_s3::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .http_client(http_client)
+            .endpoint_url(&url)
+            // Buckets are part of the path: a store on one machine has no name service for them.
+            .force_path_style(true)
+            .region(Region::from_static("us-east-1"))
+            .credentials_provider(Credentials::new(
+                &credentials.access_key,
+                credentials.secret_key.expose(),
+                None,
+                None,
+                "gridfaas",
+            ))
+            .build();
+        Self {
+            client: Client::from_conf(config),
+            url,
+        }
+    }
+
+    /// Makes a function's bucket; one that is there already is fine.
+    pub(crate) async fn make_bucket(&self, function: &FunctionName) -> anyhow::Result<()> {
+        match self.client.create_bucket().bucket(function.as_str()).send().await {
+            Err(err) if err.code() == Some("BucketAlreadyOwnedByYou") => Ok(()),
+            result => result
+                .map(drop)
+                .map_err(|err| self.refusal(err, format!("failed to make the bucket `{function}`"))),
+        }
+    }
+
+    pub(crate) async fn put(
+        &self,
+        function: &FunctionName,
+        key: &str,
+        body: ByteStream,
+    ) -> anyhow::Result<()> {
+        self.client
+            .put_object()
+            .bucket(function.as_str())
+            .key(key)
+            .body(body)
+            .send()
+            .await
+            .map(drop)
+            .map_err(|err| self.refusal(err, format!("failed to write `{key}` to the bucket `{function}`")))
+    }
+
+    pub(crate) async fn put_file(
+        &self,
+        function: &FunctionName,
+        key: &str,
+        path: &Path,
+    ) -> anyhow::Result<()> {
+        let body = ByteStream::from_path(path)
+            .await
+            .with_context(|| format!("failed to read `{}`", path.display()))?;
+        self.put(function, key, body).await
+    }
+
+    pub(crate) async fn delete(&self, function: &FunctionName, key: &str) -> anyhow::Result<()> {
+        self.client
+            .delete_object()
+            .bucket(function.as_str())
+            .key(key)
+            .send()
+            .await
+            .map(drop)
+            .map_err(|err| {
+                self.refusal(
+                    err,
+                    format!("failed to delete `{key}` from the bucket `{function}`"),
+                )
+            })
+    }
+
+    /// An object's content; `None` if there is no such object.
+    pub(crate) async fn get(&self, function: &FunctionName, key: &str) -> anyhow::Result<Option<ByteStream>> {
+        match self
+            .client
+            .get_object()
+            .bucket(function.as_str())
+            .key(key)
+            .send()
+            .await
+        {
+            Ok(object) => Ok(Some(object.body)),
+            Err(err) if err.code() == Some("NoSuchKey") => Ok(None),
+            Err(err) => Err(self.refusal(
+                err,
+                format!("failed to read `{key}` from the bucket `{function}`"),
+            )),
+        }
+    }
+
+    /// What keeps a function from running, as a node found it.
+    pub(crate) async fn problem(&self, function: &FunctionName) -> anyhow::Result<Option<Problem>> {
+        let Some(body) = self.get(function, "status/error.json").await? else {
+            return Ok(None);
+        };
+        let body = body
+            .collect()
+            .await
+            .context("failed to read `status/error.json`")?;
+        Ok(serde_json::from_slice(&body.into_bytes()).ok())
+    }
+
+    /// Every object whose key begins with `prefix`, in the order of the keys. Objects that stand for the folder itself
+    /// are left out.
+    pub(crate) async fn list(&self, function: &FunctionName, prefix: &str) -> anyhow::Result<Vec<Object>> {
+        let mut pages = self
+            .client
+            .list_objects_v2()
+            .bucket(function.as_str())
+            .prefix(prefix)
+            .into_paginator()
+            .send();
+        let mut objects = Vec::new();
+        while let Some(page) = pages.next().await {
+            let page =
+                page.map_err(|err| self.refusal(err, format!("failed to list the bucket `{function}`")))?;
+            objects.extend(
+                page.contents
+                    .unwrap_or_default()
+                    .into_iter()
+                    .filter_map(|object| {
+                        let key = object.key.filter(|key| key != prefix)?;
+                        let bytes = u64::try_from(object.size.unwrap_or_default()).unwrap_or_default();
+                        Some(Object { key, bytes })
+                    }),
+            );
+        }
+        Ok(objects)
+    }
+
+    /// What the store answered, said in one line; the SDK's own text shows its inner structures.
+    fn refusal<E, R>(&self, err: SdkError<E, R>, doing: String) -> anyhow::Error
+    where
+        SdkError<E, R>: ProvideErrorMetadata + std::error::Error,
+    {
+        let reason = match (err.code(), err.message()) {
+            (Some("NoSuchBucket"), _) => {
+                "there is no such bucket (hint: make it with `gridfaas function create`)".to_owned()
+            }
+            (Some("InvalidAccessKeyId" | "SignatureDoesNotMatch"), _) => {
+                format!(
+                    "the store at {} refuses the key (hint: compare --s3-credentials-file)",
+                    self.url
+                )
+            }
+            (Some(code), Some(message)) => format!("{message} ({code})"),
+            _ if matches!(err, SdkError::DispatchFailure(_)) => {
+                format!(
+                    "the store at {} does not answer (hint: is `gridfaas up` still running?)",
+                    self.url
+                )
+            }
+            _ => DisplayErrorContext(&err).to_string(),
+        };
+        anyhow::anyhow!(reason).context(doing)
+    }
+}

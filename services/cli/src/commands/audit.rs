@@ -1,0 +1,74 @@
+//! `gridfaas audit`
+
+use std::process::ExitCode;
+
+use clap::Args;
+use proto::credit::v1::{AuditRequest, AuditResponse};
+use serde::Serialize;
+
+use crate::output::{Output, Show, columns};
+use crate::stack::{Stack, told};
+
+/// Exit status 1 if a check fails.
+#[derive(Debug, Args)]
+pub(crate) struct AuditArgs {}
+
+#[derive(Serialize)]
+struct Audit {
+    ok: bool,
+    checks: Vec<Check>,
+}
+
+#[derive(Serialize)]
+struct Check {
+    name: String,
+    ok: bool,
+    detail: String,
+}
+
+impl From<AuditResponse> for Audit {
+    fn from(response: AuditResponse) -> Self {
+        let checks = response.checks.into_iter().map(|check| Check {
+            name: check.name,
+            ok: check.ok,
+            detail: check.detail,
+        });
+        Self {
+            ok: response.ok,
+            checks: checks.collect(),
+        }
+    }
+}
+
+impl Show for Audit {
+    fn text(&self) -> String {
+        let verdict = |ok: bool| if ok { "holds" } else { "FAILS" };
+        let checks = columns(
+            ["CHECK", "VERDICT", "FIGURES"],
+            self.checks.iter().map(|check| {
+                [
+                    check.name.clone(),
+                    verdict(check.ok).to_owned(),
+                    check.detail.clone(),
+                ]
+            }),
+        );
+        format!("{checks}\nthe audit {}", verdict(self.ok))
+    }
+}
+
+pub(crate) async fn run(stack: &Stack, output: Output) -> anyhow::Result<ExitCode> {
+    let reply = stack
+        .accounts()
+        .await?
+        .audit(AuditRequest {})
+        .await
+        .map_err(told)?;
+    let audit = Audit::from(reply.into_inner());
+    output.show(&audit)?;
+    Ok(if audit.ok {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}

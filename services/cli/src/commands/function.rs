@@ -1,0 +1,186 @@
+//! `gridfaas function`: a bucket with a script and an image, and the user who pays.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use proto::container::v1::NotifyRequest;
+use proto::credit::v1::{CreateFunctionRequest, ListFunctionsRequest};
+use serde::Serialize;
+use service_kit::Chain;
+use units::{FunctionName, UserName};
+
+use crate::bucket::ObjectStore;
+use crate::local_file::LocalFile;
+use crate::output::{Output, Show, pairs};
+use crate::stack::{Stack, told};
+use crate::view::{Function, Functions};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum FunctionCommand {
+    /// Deploy a function: register it, make its bucket, upload its script and image
+    ///
+    /// Can be repeated: what is given replaces what was there, and what is not given stays.
+    Create(CreateArgs),
+    /// List functions
+    #[command(visible_alias = "ls")]
+    List(ListArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    /// Names the bucket too: 3 to 63 of a-z, 0-9, . and -
+    name: FunctionName,
+    /// Who pays for it
+    #[arg(long)]
+    user: UserName,
+    /// The container image, .sif, or a definition to build it from, .def
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+    /// Called for each task, as `bash process_task.sh TASK-FILE RESULTS-FOLDER`
+    #[arg(long, value_name = "FILE")]
+    script: Option<PathBuf>,
+    /// How long its container stays when no task is there [default: 60]
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// Only this user's
+    #[arg(long)]
+    user: Option<UserName>,
+}
+
+#[derive(Serialize)]
+struct Created {
+    name: String,
+    user: String,
+    bucket: String,
+    /// Keys of the objects written.
+    uploaded: Vec<String>,
+}
+
+impl Show for Created {
+    fn text(&self) -> String {
+        pairs([
+            ("function", self.name.clone()),
+            ("user", self.user.clone()),
+            ("bucket", format!("s3://{}", self.bucket)),
+            (
+                "uploaded",
+                if self.uploaded.is_empty() {
+                    "nothing".to_owned()
+                } else {
+                    self.uploaded.join(", ")
+                },
+            ),
+        ])
+    }
+}
+
+pub(crate) async fn run(command: FunctionCommand, stack: &Stack, output: Output) -> anyhow::Result<()> {
+    match command {
+        FunctionCommand::Create(args) => create(args, stack, output).await,
+        FunctionCommand::List(args) => list(args, stack, output).await,
+    }
+}
+
+async fn create(args: CreateArgs, stack: &Stack, output: Output) -> anyhow::Result<()> {
+    // Everything that can be wrong with the files is found before anything is changed.
+    let image = args.image.as_deref().map(LocalFile::image).transpose()?;
+    let script = args.script.as_deref().map(LocalFile::script).transpose()?;
+
+    let store = stack.store()?;
+    let request = CreateFunctionRequest {
+        name: args.name.to_string(),
+        user: args.user.to_string(),
+    };
+    stack
+        .accounts()
+        .await?
+        .create_function(request)
+        .await
+        .map_err(told)?;
+    store.make_bucket(&args.name).await?;
+
+    let mut uploaded = Vec::new();
+    if let Some(image) = image {
+        uploaded.push(replace_image(&store, &args.name, &image, output).await?);
+    }
+    if let Some(seconds) = args.timeout {
+        let key = "utils/timeout.txt".to_owned();
+        store
+            .put(&args.name, &key, format!("{seconds}\n").into_bytes().into())
+            .await?;
+        uploaded.push(key);
+    }
+    // The script comes last: with it the function is complete, and tasks that wait for it can start.
+    if let Some(script) = script {
+        let key = "utils/process_task.sh".to_owned();
+        store.put_file(&args.name, &key, &script.path).await?;
+        uploaded.push(key);
+    }
+    notify(stack, &args.name, output).await;
+    output.show(&Created {
+        bucket: args.name.to_string(),
+        name: args.name.into(),
+        user: args.user.into(),
+        uploaded,
+    })
+}
+
+/// Uploads an image, then deletes those of other names: a function has one.
+async fn replace_image(
+    store: &ObjectStore,
+    function: &FunctionName,
+    image: &LocalFile,
+    output: Output,
+) -> anyhow::Result<String> {
+    let key = format!("utils/{}", image.name);
+    output.say(format!(
+        "uploading {} ({} MB)",
+        image.name,
+        image.bytes.div_ceil(1_000_000)
+    ));
+    store.put_file(function, &key, &image.path).await?;
+    let is_image = |key: &str| key.ends_with(".sif") || key.ends_with(".def");
+    for object in store.list(function, "utils/").await? {
+        if object.key != key && is_image(&object.key) {
+            output.say(format!("deleting `{}`, which it replaces", object.key));
+            store.delete(function, &object.key).await?;
+        }
+    }
+    Ok(key)
+}
+
+/// Asks the node to look at the function now. It would find out by itself, so a failure is only mentioned.
+async fn notify(stack: &Stack, function: &FunctionName, output: Output) {
+    let notified = async {
+        let request = NotifyRequest {
+            function: function.to_string(),
+        };
+        stack.containers().await?.notify(request).await.map_err(told)?;
+        anyhow::Ok(())
+    };
+    if let Err(err) = notified
+        .await
+        .context("the node could not be notified, and finds the change later")
+    {
+        output.say(format!("warning: {}", Chain(err.as_ref())));
+    }
+}
+
+async fn list(args: ListArgs, stack: &Stack, output: Output) -> anyhow::Result<()> {
+    let request = ListFunctionsRequest {
+        user: args.user.map(String::from).unwrap_or_default(),
+    };
+    let reply = stack
+        .accounts()
+        .await?
+        .list_functions(request)
+        .await
+        .map_err(told)?;
+    let functions = reply.into_inner().functions.into_iter().map(Function::from);
+    output.show(&Functions(functions.collect()))
+}

@@ -1,0 +1,45 @@
+//! One module for each command: its arguments, what it does, what it shows.
+
+pub(crate) mod audit;
+pub(crate) mod balance;
+pub(crate) mod completions;
+pub(crate) mod function;
+pub(crate) mod logs;
+pub(crate) mod ps;
+pub(crate) mod results;
+pub(crate) mod submit;
+pub(crate) mod up;
+pub(crate) mod user;
+pub(crate) mod version;
+
+use std::process::ExitCode;
+
+use crate::args::{Cli, Command};
+use crate::output::Output;
+use crate::stack::Stack;
+
+/// Runs one command. Errors are said by the caller, with exit status 1.
+pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let output = Output {
+        format: cli.global.output,
+        quiet: cli.global.quiet,
+    };
+    let stack = Stack::new(cli.global)?;
+    match cli.command {
+        Command::Up(args) => up::run(args, &stack, output).await.map(done),
+        Command::Function(command) => function::run(command, &stack, output).await.map(done),
+        Command::User(command) => user::run(command, &stack, output).await.map(done),
+        Command::Submit(args) => submit::run(args, &stack, output).await,
+        Command::Ps(args) => ps::run(args, &stack, output).await.map(done),
+        Command::Logs(args) => logs::run(args, &stack, output).await.map(done),
+        Command::Results(args) => results::run(args, &stack, output).await.map(done),
+        Command::Balance(args) => balance::run(args, &stack, output).await.map(done),
+        Command::Audit(_) => audit::run(&stack, output).await,
+        Command::Completions(args) => completions::run(args).map(done),
+        Command::Version(_) => version::run(output).map(done),
+    }
+}
+
+fn done((): ()) -> ExitCode {
+    ExitCode::SUCCESS
+}

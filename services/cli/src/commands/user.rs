@@ -1,0 +1,243 @@
+//! `gridfaas user`: who pays, and on what terms.
+
+use std::time::Duration;
+
+use anyhow::bail;
+use clap::{Args, Subcommand, ValueEnum};
+use proto::credit::v1::account_service_client::AccountServiceClient;
+use proto::credit::v1::{
+    self as credit, CreateUserRequest, GetUserRequest, ListTransfersRequest, ListUsersRequest,
+    UpdateUserRequest,
+};
+use serde::Serialize;
+use tonic::transport::Channel;
+use units::{Amount, Billing, CpuTime, Policy, UserName};
+
+use crate::output::{Output, Show, pairs};
+use crate::stack::{Stack, told};
+use crate::view::{User, Users};
+
+/// Often enough to feel prompt beside a block every second.
+const POLL: Duration = Duration::from_millis(200);
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum UserCommand {
+    /// Add a user, with the platform's default terms and a deposit address
+    Add(UserArg),
+    /// List users
+    #[command(visible_alias = "ls")]
+    List,
+    /// Print where to send a user's coins
+    Address(UserArg),
+    /// Send a user coins of the development chain
+    Fund(FundArgs),
+    /// Change a user's terms; what is not said stays
+    Set(SetArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UserArg {
+    /// 1 to 32 of a-z, 0-9 and -, beginning with a letter
+    name: UserName,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FundArgs {
+    name: UserName,
+    /// In GRC
+    #[arg(allow_negative_numbers = true, value_parser = more_than_zero)]
+    amount: Amount,
+    /// Make this many blocks at once, so that the coins are confirmed without waiting for them
+    #[arg(long, value_name = "BLOCKS", num_args = 0..=1, require_equals = true, default_missing_value = "10")]
+    mine: Option<u32>,
+    /// Return when the coins are credited
+    #[arg(long)]
+    wait: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("terms").required(true).multiple(true))]
+pub(crate) struct SetArgs {
+    name: UserName,
+    /// The balance, in GRC, at which the standing turns from good to low
+    #[arg(long, value_name = "AMOUNT", group = "terms", allow_negative_numbers = true)]
+    min_balance: Option<Amount>,
+    /// How far below zero the balance may go, in GRC
+    #[arg(long, value_name = "AMOUNT", group = "terms", allow_negative_numbers = true, value_parser = not_negative)]
+    debt_limit: Option<Amount>,
+    /// Whether tasks start while the standing is low: greedy or conservative
+    #[arg(long, group = "terms")]
+    policy: Option<Policy>,
+    /// What is charged for: used (CPU time) or current (allocation)
+    #[arg(long, group = "terms")]
+    billing: Option<Billing>,
+    /// What one GRC buys; tasks that run keep their price
+    #[arg(long, value_name = "N", group = "terms", value_parser = clap::value_parser!(u32).range(1..))]
+    core_seconds_per_grc: Option<u32>,
+    /// Off: never billed and never stopped
+    #[arg(long, value_name = "ON|OFF", group = "terms")]
+    accounting: Option<Switch>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
+fn more_than_zero(text: &str) -> anyhow::Result<Amount> {
+    let amount: Amount = text.parse()?;
+    anyhow::ensure!(amount.is_positive(), "an amount to send must be more than 0");
+    Ok(amount)
+}
+
+fn not_negative(text: &str) -> anyhow::Result<Amount> {
+    let amount: Amount = text.parse()?;
+    anyhow::ensure!(!amount.is_negative(), "a debt limit must not be negative");
+    Ok(amount)
+}
+
+pub(crate) async fn run(command: UserCommand, stack: &Stack, output: Output) -> anyhow::Result<()> {
+    let mut accounts = stack.accounts().await?;
+    match command {
+        UserCommand::Add(UserArg { name }) => {
+            let request = CreateUserRequest { name: name.into() };
+            let reply = accounts.create_user(request).await.map_err(told)?;
+            output.show(&User::from(reply.into_inner().user.unwrap_or_default()))
+        }
+        UserCommand::List => {
+            let reply = accounts.list_users(ListUsersRequest {}).await.map_err(told)?;
+            output.show(&Users(
+                reply.into_inner().users.into_iter().map(User::from).collect(),
+            ))
+        }
+        UserCommand::Address(UserArg { name }) => {
+            let user = get_user(&mut accounts, &name).await?;
+            output.show(&DepositAddress {
+                name: user.name,
+                deposit_address: user.deposit_address,
+            })
+        }
+        UserCommand::Fund(args) => fund(args, &mut accounts, stack, output).await,
+        UserCommand::Set(args) => {
+            let reply = accounts.update_user(args.into_request()).await.map_err(told)?;
+            output.show(&User::from(reply.into_inner().user.unwrap_or_default()))
+        }
+    }
+}
+
+impl SetArgs {
+    fn into_request(self) -> UpdateUserRequest {
+        UpdateUserRequest {
+            name: self.name.into(),
+            min_balance_halfords: self.min_balance.map(Amount::halfords),
+            debt_limit_halfords: self.debt_limit.map(Amount::halfords),
+            policy: self.policy.map(|policy| credit::Policy::from(policy).into()),
+            billing: self.billing.map(|billing| credit::Billing::from(billing).into()),
+            cpu_time_us_per_grc: self
+                .core_seconds_per_grc
+                .map(|seconds| CpuTime::from_secs(seconds.into()).micros()),
+            accounting: self.accounting.map(|switch| switch == Switch::On),
+        }
+    }
+}
+
+async fn get_user(accounts: &mut AccountServiceClient<Channel>, name: &UserName) -> anyhow::Result<User> {
+    let request = GetUserRequest {
+        name: name.to_string(),
+    };
+    let reply = accounts.get_user(request).await.map_err(told)?;
+    Ok(User::from(reply.into_inner().user.unwrap_or_default()))
+}
+
+#[derive(Serialize)]
+struct DepositAddress {
+    name: String,
+    deposit_address: String,
+}
+
+impl Show for DepositAddress {
+    fn text(&self) -> String {
+        self.deposit_address.clone()
+    }
+}
+
+#[derive(Serialize)]
+struct Funded {
+    name: String,
+    amount: Amount,
+    txid: String,
+    deposit_address: String,
+    /// With all that is credited by now; the coins sent may still be pending.
+    balance: Amount,
+    pending_deposit: Amount,
+}
+
+impl Show for Funded {
+    fn text(&self) -> String {
+        pairs([
+            ("sent", format!("{} GRC to {}", self.amount, self.deposit_address)),
+            ("transaction", self.txid.clone()),
+            ("balance", format!("{} GRC", self.balance)),
+            ("pending deposit", format!("{} GRC", self.pending_deposit)),
+        ])
+    }
+}
+
+async fn fund(
+    args: FundArgs,
+    accounts: &mut AccountServiceClient<Channel>,
+    stack: &Stack,
+    output: Output,
+) -> anyhow::Result<()> {
+    let before = get_user(accounts, &args.name).await?;
+    let Some(chain) = stack.dev_chain()? else {
+        bail!(
+            "coins of a real chain cannot be made (hint: send {} GRC to {}, the deposit address of {})",
+            args.amount,
+            before.deposit_address,
+            args.name
+        );
+    };
+    let txid = chain.deposit(&before.deposit_address, args.amount).await?;
+    if let Some(blocks) = args.mine {
+        chain.mine(blocks).await?;
+    }
+    let mut user = get_user(accounts, &args.name).await?;
+    if args.wait {
+        output.say("waiting for the deposit to be confirmed");
+        while !is_credited(accounts, &args.name, &txid).await? {
+            tokio::time::sleep(POLL).await;
+        }
+        user = get_user(accounts, &args.name).await?;
+    }
+    output.show(&Funded {
+        name: user.name,
+        amount: args.amount,
+        txid,
+        deposit_address: user.deposit_address,
+        balance: user.balance,
+        pending_deposit: user.pending_deposit,
+    })
+}
+
+/// Whether the ledger holds the deposit of a transaction.
+async fn is_credited(
+    accounts: &mut AccountServiceClient<Channel>,
+    name: &UserName,
+    txid: &str,
+) -> anyhow::Result<bool> {
+    let request = ListTransfersRequest {
+        user: name.to_string(),
+        limit: 0,
+    };
+    let transfers = accounts
+        .list_transfers(request)
+        .await
+        .map_err(told)?
+        .into_inner()
+        .transfers;
+    Ok(transfers
+        .iter()
+        .any(|transfer| transfer.kind == "deposit" && transfer.reference.contains(txid)))
+}

@@ -1,0 +1,281 @@
+//! Every command against a stack that `gridfaas up` started, with real containers.
+//!
+//! Needs root, Apptainer, and the image that `images/build.sh base` makes.
+
+#![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, geteuid, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// A running stack on a folder of its own; stopped when dropped.
+struct Stack {
+    folder: TempDir,
+    up: Option<Child>,
+}
+
+fn gridfaas(data_dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gridfaas"));
+    command.env("GRIDFAAS_DATA_DIR", data_dir);
+    command
+}
+
+/// `gridfaas up` on any ports.
+fn up(data_dir: &Path) -> Command {
+    let mut command = gridfaas(data_dir);
+    command.arg("up");
+    for port in ["--s3-port", "--container-port", "--credit-port", "--chain-port"] {
+        command.args([port, "0"]);
+    }
+    command
+}
+
+impl Stack {
+    /// `None`, said aloud, for whoever may not make containers.
+    fn start() -> Option<Self> {
+        if !geteuid().is_root() {
+            eprintln!("SKIPPED: containers need root");
+            return None;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let log = fs::File::create(folder.path().join("up.log")).unwrap();
+        let child = up(folder.path())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut stack = Self {
+            folder,
+            up: Some(child),
+        };
+        let endpoints = stack.path("endpoints.json");
+        let started = Instant::now();
+        while !endpoints.exists() {
+            let ended = stack.up.as_mut().unwrap().try_wait().unwrap();
+            assert!(
+                ended.is_none() && started.elapsed() < DEADLINE,
+                "no stack: {}",
+                stack.log()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Some(stack)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.path("up.log")).unwrap_or_default()
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        gridfaas(self.folder.path()).args(arguments).output().unwrap()
+    }
+
+    /// What a command that succeeds prints.
+    fn text(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {output:?}\n{}",
+            self.log()
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn json(&self, arguments: &[&str]) -> Value {
+        serde_json::from_str(&self.text(&[&["--output", "json"], arguments].concat())).unwrap()
+    }
+
+    /// What a command that fails says.
+    fn error(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
+        assert_eq!(output.stdout, b"", "{arguments:?}: {output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    /// A file with this content, for a command's argument.
+    fn file(&self, name: &str, content: &str) -> String {
+        let path = self.path(name);
+        fs::write(&path, content).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    /// Interrupts the stack; its exit status.
+    fn stop(&mut self) -> Option<i32> {
+        let mut up = self.up.take()?;
+        kill_process(Pid::from_child(&up), Signal::TERM).unwrap();
+        up.wait().unwrap().code()
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn base_image() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/images/base.sif");
+    let found = path
+        .canonicalize()
+        .expect("no test image; hint: run `images/build.sh base`");
+    found.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_user_finds_the_way_from_a_file_to_a_charge() {
+    let Some(mut stack) = Stack::start() else { return };
+    let address = stack.json(&["user", "add", "alice"])["deposit_address"].clone();
+    assert_eq!(stack.text(&["user", "address", "alice"]).trim(), address);
+    let funded = stack.json(&["user", "fund", "alice", "1.5", "--mine", "--wait"]);
+    assert_eq!(funded["balance"], "1.50000000");
+    stack.text(&[
+        "user",
+        "set",
+        "alice",
+        "--min-balance",
+        "0",
+        "--core-seconds-per-grc",
+        "60",
+    ]);
+
+    // Says what it did on both streams, leaves one result, and takes its time by the size of its task.
+    let script = stack.file(
+        "count.sh",
+        "echo counting; echo $# arguments >&2\nwc -c <\"$1\" >\"$2/bytes.txt\"\nfor i in {1..20000}; do :; done\n",
+    );
+    let create = [
+        "function",
+        "create",
+        "count",
+        "--user",
+        "alice",
+        "--image",
+        &base_image(),
+        "--script",
+        &script,
+    ];
+    assert_eq!(
+        stack.json(&create)["uploaded"],
+        serde_json::json!(["utils/base.sif", "utils/process_task.sh"])
+    );
+    assert_eq!(stack.json(&["function", "list"])[0]["may_start"], true);
+
+    let files = [stack.file("a.txt", "12345"), stack.file("b c.txt", "123")];
+    let waited = stack.json(&["submit", "count", &files[0], &files[1], "--wait"]);
+    assert_eq!(waited["tasks"].as_array().unwrap().len(), 2);
+    let tasks = stack.json(&["ps", "--function", "count"]);
+    assert_eq!(tasks["waiting"][0]["tasks"], 0);
+    for task in tasks["tasks"].as_array().unwrap() {
+        assert_eq!(
+            (&task["state"], &task["user"]),
+            (&"succeeded".into(), &"alice".into()),
+            "{task}"
+        );
+        assert!(task["cpu_time_us"].as_u64().unwrap() > 0, "{task}");
+    }
+
+    let fetched = stack.path("fetched");
+    stack.text(&["results", "count", "b c.txt", "--to", fetched.to_str().unwrap()]);
+    assert_eq!(fs::read_to_string(fetched.join("bytes.txt")).unwrap().trim(), "3");
+    let receipt: Value =
+        serde_json::from_str(&fs::read_to_string(fetched.join("receipt.json")).unwrap()).unwrap();
+    assert_eq!(receipt["task"], "b c.txt");
+    for follow in [&[][..], &["--follow"]] {
+        let log = stack.text(&[&["logs", "count", "a.txt"], follow].concat());
+        assert_eq!(log, "counting\n2 arguments\n");
+    }
+
+    let halfords = |amount: &Value| amount.as_str().unwrap().replace('.', "").parse::<i64>().unwrap();
+    let charged: i64 = tasks["tasks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|task| halfords(&task["amount"]))
+        .sum();
+    assert!(charged > 0);
+    assert_eq!(
+        halfords(&stack.json(&["balance", "alice"])["balance"]),
+        150_000_000 - charged
+    );
+    assert_eq!(stack.json(&["audit"])["ok"], true);
+
+    assert_eq!(stack.stop(), Some(0), "{}", stack.log());
+    assert!(!stack.path("endpoints.json").exists());
+    let id = fs::read_to_string(stack.path("id")).unwrap();
+    let cgroups = Command::new("find")
+        .args(["/sys/fs/cgroup", "-maxdepth", "2", "-name"])
+        .arg(format!("gridfaas-{}", id.trim()))
+        .output()
+        .unwrap();
+    assert_eq!(
+        String::from_utf8(cgroups.stdout).unwrap(),
+        "",
+        "control groups are left"
+    );
+}
+
+#[test]
+fn what_is_not_there_is_named_with_a_way_out() {
+    let Some(stack) = Stack::start() else { return };
+    let file = stack.file("task.txt", "x");
+    stack.text(&["user", "add", "alice"]);
+    stack.text(&["function", "create", "empty", "--user", "alice"]);
+    for (arguments, problem) in [
+        (&["user", "add", "alice"][..], "`alice`"),
+        (&["balance", "bob"], "`bob`"),
+        (&["user", "fund", "bob", "1"], "`bob`"),
+        (&["function", "create", "orphan", "--user", "bob"], "`bob`"),
+        (&["submit", "nothing", &file], "no function `nothing`"),
+        (
+            &["results", "nothing", "task"],
+            "the bucket `nothing`: there is no such bucket",
+        ),
+        (&["results", "empty", "task"], "no results of a task `task`"),
+        (&["logs", "empty", "task"], "no log of a task `task`"),
+    ] {
+        let text = stack.error(arguments);
+        assert!(
+            text.starts_with("error: ") && text.contains(problem),
+            "{arguments:?}: {text}"
+        );
+    }
+
+    // Without money and without a script the task waits, and both reasons are told.
+    let warned = stack.run(&["submit", "empty", &file]);
+    assert!(warned.status.success());
+    assert!(
+        String::from_utf8(warned.stderr)
+            .unwrap()
+            .contains("warning: tasks of `empty` do not start now")
+    );
+    assert_eq!(stack.json(&["ps"])["waiting"][0]["tasks"], 1);
+}
+
+#[test]
+fn a_data_folder_has_one_stack() {
+    let Some(stack) = Stack::start() else { return };
+    let second = up(stack.folder.path()).output().unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    let text = String::from_utf8(second.stderr).unwrap();
+    assert!(
+        text.contains("is running on") && text.contains("\nhint: "),
+        "{text}"
+    );
+    assert_eq!(
+        stack.json(&["user", "list"]),
+        serde_json::json!([]),
+        "the first goes on"
+    );
+}
