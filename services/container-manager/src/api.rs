@@ -13,7 +13,7 @@ use proto::parse;
 use tokio::io::AsyncReadExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
-use units::{FunctionName, SessionId};
+use units::{CpuTime, FunctionName, SessionId};
 
 use crate::intake::Registry;
 use crate::journal::JournalError;
@@ -36,6 +36,36 @@ pub struct Api {
 impl Api {
     pub fn new(node: Arc<Node>, registry: Arc<Registry>) -> Self {
         Self { node, registry }
+    }
+
+    /// Attempts, newest first, as tasks, newest first, with their attempts oldest first.
+    fn tasks(&self, attempts: Vec<Attempt>) -> Vec<wire::Task> {
+        let mut tasks: Vec<wire::Task> = Vec::new();
+        let mut places: HashMap<String, usize> = HashMap::new();
+        for attempt in attempts {
+            // Before its licence an attempt has no task yet, and stands for itself.
+            let id = attempt
+                .licence()
+                .map_or_else(|| attempt.session.to_string(), |licence| licence.task.to_string());
+            let place = *places.entry(id.clone()).or_insert_with(|| {
+                tasks.push(wire::Task {
+                    task_id: id,
+                    user: attempt
+                        .licence()
+                        .map(|licence| licence.user.to_string())
+                        .unwrap_or_default(),
+                    function: attempt.function.to_string(),
+                    object_key: attempt.key.to_string(),
+                    state: state(&attempt).into(),
+                    attempts: Vec::new(),
+                });
+                tasks.len() - 1
+            });
+            tasks[place]
+                .attempts
+                .insert(0, wire_attempt(&attempt, self.node.meter.billed(attempt.session)));
+        }
+        tasks
     }
 }
 
@@ -72,7 +102,7 @@ impl ContainerService for Api {
             self.node.journal.newest(function, limit).await.map_err(status)?
         };
         Ok(Response::new(wire::ListTasksResponse {
-            tasks: tasks(attempts),
+            tasks: self.tasks(attempts),
         }))
     }
 
@@ -184,34 +214,6 @@ async fn send_log(
     }
 }
 
-/// Attempts, newest first, as tasks, newest first, with their attempts oldest first.
-fn tasks(attempts: Vec<Attempt>) -> Vec<wire::Task> {
-    let mut tasks: Vec<wire::Task> = Vec::new();
-    let mut places: HashMap<String, usize> = HashMap::new();
-    for attempt in attempts {
-        // Before its licence an attempt has no task yet, and stands for itself.
-        let id = attempt
-            .licence()
-            .map_or_else(|| attempt.session.to_string(), |licence| licence.task.to_string());
-        let place = *places.entry(id.clone()).or_insert_with(|| {
-            tasks.push(wire::Task {
-                task_id: id,
-                user: attempt
-                    .licence()
-                    .map(|licence| licence.user.to_string())
-                    .unwrap_or_default(),
-                function: attempt.function.to_string(),
-                object_key: attempt.key.to_string(),
-                state: state(&attempt).into(),
-                attempts: Vec::new(),
-            });
-            tasks.len() - 1
-        });
-        tasks[place].attempts.insert(0, wire_attempt(&attempt));
-    }
-    tasks
-}
-
 fn state(attempt: &Attempt) -> wire::TaskState {
     match &attempt.state {
         State::Claimed | State::Licensed { .. } => wire::TaskState::Claimed,
@@ -227,7 +229,19 @@ fn state(attempt: &Attempt) -> wire::TaskState {
     }
 }
 
-fn wire_attempt(attempt: &Attempt) -> wire::Attempt {
+/// `running` is the meter of an attempt that has not ended.
+fn wire_attempt(attempt: &Attempt, running: Option<CpuTime>) -> wire::Attempt {
+    let cost_so_far = || attempt.licence()?.price.cost(running?);
+    let amount = attempt
+        .bill()
+        .map(|bill| bill.amount)
+        .or_else(cost_so_far)
+        .unwrap_or_default();
+    let cpu_time = attempt
+        .ending()
+        .map(|ending| ending.usage.total)
+        .or(running)
+        .unwrap_or_default();
     let (run, ending) = (attempt.run(), attempt.ending());
     wire::Attempt {
         number: attempt.licence().map_or(0, |licence| licence.attempt),
@@ -237,8 +251,8 @@ fn wire_attempt(attempt: &Attempt) -> wire::Attempt {
         started_at_ms: run.map_or(0, |run| run.started_at.unix_ms()),
         ended_at_ms: ending.map_or(0, |ending| ending.at.unix_ms()),
         exit_code: ending.and_then(|ending| ending.how.exit_code()),
-        cpu_time_us: ending.map_or(0, |ending| ending.usage.total.micros()),
-        amount_halfords: attempt.bill().map_or(0, |bill| bill.amount.halfords()),
+        cpu_time_us: cpu_time.micros(),
+        amount_halfords: amount.halfords(),
         reason: ending.map(|ending| ending.how.reason()).unwrap_or_default(),
         throttled_us: ending.map_or(0, |ending| ending.usage.throttled.micros()),
     }

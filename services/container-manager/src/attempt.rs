@@ -26,16 +26,17 @@ use crate::journal::JournalError;
 use crate::meter::Signal;
 use crate::node::Node;
 use crate::publish::{self, PublishError, Settled};
-use crate::spool::Spool;
 use crate::store::StoreError;
-use crate::task::{Attempt, CpuUsage, Digests, Ending, How, Licence, Run, State, Verdict};
+use crate::task::{Attempt, Bill, CpuUsage, Digests, Ending, How, Licence, Run, State, Verdict};
 use crate::utils::Script;
 use crate::warm::WarmContainer;
 
 /// How long a killed task may take to be gone; measured: 34 ms for 400 processes.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long staging tries before the attempt goes back to the queue.
+/// How often staging tries before the attempt goes back to the queue.
 const STAGE_TRIES: usize = 8;
+/// What a task's supervisor dies of, if the task or the kernel kills it.
+const SIGKILL: i32 = 9;
 
 /// What an attempt is run with.
 pub struct Plan {
@@ -214,15 +215,14 @@ pub async fn watch_over(
         frozen: Duration::ZERO,
     };
     let timeout = Duration::from_millis(run.timeout_ms);
-    let mut how = until_end(
-        task,
-        signal,
-        &mut freezer,
-        timeout,
-        stop,
-        &node.spool(attempt.session),
-    )
-    .await;
+    let spool = node.spool(attempt.session);
+    let mut how = match until_end(task, signal, &mut freezer, timeout, stop).await {
+        End::Stopped(how) => how,
+        End::Recorded(record) => how_of(record),
+        End::Unrecorded => spool
+            .read_exit_record()
+            .map_or_else(|| unrecorded(&container), how_of),
+    };
     let frozen = freezer.total();
     drop(uploads);
 
@@ -264,6 +264,14 @@ pub async fn watch_over(
     end(node, attempt, licence, Some(run), ending).await
 }
 
+enum End {
+    Recorded(ExitRecord),
+    /// The connection to its supervisor was lost.
+    Unrecorded,
+    /// It still runs, and is not to.
+    Stopped(How),
+}
+
 /// Waits for whatever ends the task first.
 async fn until_end(
     mut task: Box<dyn RunningTask>,
@@ -271,38 +279,42 @@ async fn until_end(
     freezer: &mut Freezer<'_>,
     timeout: Duration,
     stop: &CancellationToken,
-    spool: &Spool,
-) -> How {
+) -> End {
     let started = Instant::now();
     loop {
         // Frozen time is not the task's own.
         let timeout_at = started + timeout + freezer.frozen;
         tokio::select! {
-            ended = task.wait() => return match ended {
-                Some(record) => how(record),
-                None => spool.read_exit_record().map_or_else(
-                    || How::PlatformFault { what: "the container died under the task".to_owned() },
-                    how,
-                ),
-            },
+            ended = task.wait() => return ended.map_or(End::Unrecorded, End::Recorded),
             changed = signal.changed() => {
                 let now = if changed.is_ok() { *signal.borrow_and_update() } else { Signal::Lost };
                 match now {
                     Signal::Run => freezer.thaw(),
                     Signal::Freeze => freezer.freeze().await,
                     Signal::Lost => {
-                        return How::PlatformFault { what: "the session was lost".to_owned() };
+                        return End::Stopped(How::PlatformFault { what: "the session was lost".to_owned() });
                     }
                 }
             }
-            () = freezer.hold_over() => return How::Aborted,
-            () = tokio::time::sleep_until(timeout_at), if freezer.frozen_since.is_none() => return How::TimedOut,
-            () = stop.cancelled() => return How::PlatformFault { what: "the node was shut down".to_owned() },
+            () = freezer.hold_over() => return End::Stopped(How::Aborted),
+            () = tokio::time::sleep_until(timeout_at), if freezer.frozen_since.is_none() => return End::Stopped(How::TimedOut),
+            () = stop.cancelled() => return End::Stopped(How::PlatformFault { what: "the node was shut down".to_owned() }),
         }
     }
 }
 
-fn how(record: ExitRecord) -> How {
+/// A supervisor that is gone while its container lives was killed from within; a container does not die by itself.
+fn unrecorded(container: &WarmContainer) -> How {
+    if container.is_alive() {
+        How::Killed { signal: SIGKILL }
+    } else {
+        How::PlatformFault {
+            what: "the container died under the task".to_owned(),
+        }
+    }
+}
+
+fn how_of(record: ExitRecord) -> How {
     match record.outcome {
         Outcome::Exited { code } => How::Exited { code },
         Outcome::Killed { signal } => How::Killed { signal },
@@ -471,10 +483,17 @@ pub async fn finish(node: &Node, mut attempt: Attempt) {
             .when(crate::credit::CreditError::is_transient)
             .notify(|err, _| warn!(error = %Chain(err), "session not closed, will retry"))
             .await;
-        let bill = closed.unwrap_or_else(|err| {
-            error!(session = %attempt.session, error = %Chain(&err), "session cannot be closed, left to its lease");
-            crate::task::Bill::default()
-        });
+        let (ending, bill) = match closed {
+            Ok(bill) => (ending, bill),
+            Err(err) => {
+                // Its lease ran out, or was never given: nothing of it may be seen, and the task is anybody's again.
+                error!(session = %attempt.session, error = %Chain(&err), "session not closed, its work is void");
+                let how = How::PlatformFault {
+                    what: format!("the session was lost: {err}"),
+                };
+                (Ending { how, ..ending }, Bill::default())
+            }
+        };
         attempt.state = State::Settled {
             licence,
             run,

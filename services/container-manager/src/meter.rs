@@ -199,6 +199,14 @@ impl Meter {
         self.live().iter().map(view).collect()
     }
 
+    /// What a running session is charged for by now; `None` if it does not run here.
+    pub fn billed(&self, session: SessionId) -> Option<CpuTime> {
+        self.live()
+            .values()
+            .find_map(|container| container.tasks.get(&session))
+            .map(LiveTask::billed)
+    }
+
     /// Meters until shutdown.
     pub async fn run(self: Arc<Self>, shutdown: CancellationToken) -> Result<(), std::convert::Infallible> {
         loop {

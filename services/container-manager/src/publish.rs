@@ -65,22 +65,33 @@ pub async fn publish(
             move_task(store, settled, &key.output()).await
         }
         Verdict::Failed => {
-            upload_log(store, bucket, &key.error_log(), spool).await?;
+            keep_error_log(store, bucket, key, spool).await?;
             move_task(store, settled, &key.input()).await
         }
         Verdict::GaveUp | Verdict::Cancelled => {
-            upload_log(store, bucket, &key.error_log(), spool).await?;
+            keep_error_log(store, bucket, key, spool).await?;
             put_json(store, bucket, &key.receipt(), &receipt(settled)).await?;
             put_json(store, bucket, &key.failed_reason(), &reason(settled)).await?;
             move_task(store, settled, &key.failed()).await
         }
         Verdict::Aborted => {
-            upload_log(store, bucket, &key.log(), spool).await?;
+            keep_error_log(store, bucket, key, spool).await?;
             put_json(store, bucket, &key.aborted(), &reason(settled)).await?;
             move_task(store, settled, &key.input()).await
         }
         Verdict::PlatformFault => move_task(store, settled, &key.input()).await,
     }
+}
+
+/// Uploads a failed attempt's log under its own key, in place of what was uploaded while it ran.
+async fn keep_error_log(
+    store: &dyn ObjectStore,
+    bucket: &str,
+    key: &TaskKey,
+    spool: &Spool,
+) -> Result<(), PublishError> {
+    upload_log(store, bucket, &key.error_log(), spool).await?;
+    Ok(store.delete(bucket, &key.log(), None).await?)
 }
 
 /// Uploads the log as it is now.

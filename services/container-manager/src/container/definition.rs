@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 use uuid::Uuid;
@@ -74,8 +75,7 @@ impl ApptainerTool {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            // With `--kill-child` that is the end of everything in the pid namespace.
-            .kill_on_drop(true);
+            .process_group(0);
         let failed = |err: io::Error| ContainerError::ToolFailed {
             what: what.clone(),
             said: err.to_string(),
@@ -109,6 +109,7 @@ fn prepare(work: &Path, definition: &Path) -> io::Result<PathBuf> {
 /// Maps the ids of the namespace that `child` makes, opens the gate and waits for the end.
 async fn run_mapped(mut child: Child) -> io::Result<Output> {
     let pid = child.id().ok_or(io::ErrorKind::NotFound)?;
+    let unfinished = Unfinished(pid);
     let namespace = |process: String| fs::read_link(format!("/proc/{process}/ns/user"));
     let ours = namespace("self".to_owned())?;
     // There is no event for it, and it takes a millisecond.
@@ -121,5 +122,22 @@ async fn run_mapped(mut child: Child) -> io::Result<Output> {
     let mut gate = child.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
     gate.write_all(b"go\n").await?;
     drop(gate);
-    child.wait_with_output().await
+    let output = child.wait_with_output().await;
+    std::mem::forget(unfinished);
+    output
+}
+
+/// The process group of a build, killed when the build is given up.
+///
+/// `unshare` and the init of the pid namespace are in it, so everything in the namespace ends. A parent-death signal
+/// would not do: the kernel drops it when Apptainer gets its capabilities.
+struct Unfinished(u32);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(group) = self.0.try_into().ok().and_then(Pid::from_raw) {
+            // A group that is gone already is as good.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
 }

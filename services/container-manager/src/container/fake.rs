@@ -161,7 +161,14 @@ impl Container for FakeContainer {
         // As in a real container, the record is written whether anybody waits for it or not.
         tokio::spawn(async move {
             let Ok(status) = child.wait().await else { return };
-            lock(&running).retain(|&group| group != pid);
+            {
+                let mut running = lock(&running);
+                // Where the container was killed, its supervisors went with it.
+                let Some(own) = running.iter().position(|&group| group == pid) else {
+                    return;
+                };
+                running.swap_remove(own);
+            }
             let record = record(status, std::fs::metadata(log).map_or(0, |log| log.len()));
             if serde_json::to_writer(record_file, &record).is_ok() {
                 // Nobody has to be waiting.
@@ -235,4 +242,97 @@ fn record(status: ExitStatus, log_bytes: u64) -> ExitRecord {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::RunLimits;
+    use crate::results;
+
+    fn spec(folder: &Path) -> ContainerSpec {
+        ContainerSpec {
+            id: ContainerId::new(),
+            folder: folder.join("container"),
+            image: "/image".into(),
+            staging: None,
+            uid: 1,
+            work_bytes_max: 0,
+            launcher_procs: Vec::new(),
+        }
+    }
+
+    async fn begin(container: &dyn Container, folder: &Path, script: &str) -> Box<dyn RunningTask> {
+        let inbox = container.clear_inbox(0).unwrap();
+        inbox.write_script(script.as_bytes()).unwrap();
+        std::fs::write(inbox.task("task"), "").unwrap();
+        let request = RunRequest {
+            slot: 0,
+            alone: true,
+            task_file: "task".to_owned(),
+            env: Vec::new(),
+            log: folder.join("log"),
+            exit_record: folder.join("exit.json"),
+            limits: RunLimits {
+                log_bytes_max: 1 << 20,
+            },
+        };
+        let placed = Mutex::new(None);
+        let place = |pid| {
+            *lock(&placed) = Some(pid);
+            Ok(())
+        };
+        let task = container.run(request, &place).await.unwrap();
+        assert!(lock(&placed).is_some());
+        task
+    }
+
+    #[tokio::test]
+    async fn a_script_runs_as_its_contract_says() {
+        let (folder, runtime) = (tempfile::tempdir().unwrap(), FakeRuntime::default());
+        let container = runtime.start(spec(folder.path())).await.unwrap();
+        let script = "echo $# $(basename $1) $(wc -c); echo x > $2/file; exit 3";
+        let mut task = begin(&*container, folder.path(), script).await;
+        let record = task.wait().await.unwrap();
+        assert_eq!(record.outcome, Outcome::Exited { code: 3 });
+        assert_eq!(
+            std::fs::read_to_string(folder.path().join("log")).unwrap(),
+            "2 task 0\n"
+        );
+        let results = results::collect(container.results(0).await.unwrap(), &results::Caps::default());
+        assert_eq!(results.files.len(), 1);
+        runtime.assert_quiet();
+    }
+
+    #[tokio::test]
+    async fn a_killed_container_takes_its_scripts_along() {
+        let (folder, runtime) = (tempfile::tempdir().unwrap(), FakeRuntime::default());
+        let container = runtime.start(spec(folder.path())).await.unwrap();
+        let mut task = begin(&*container, folder.path(), "sleep 1000").await;
+        runtime.containers()[0].kill().unwrap();
+        container.ended().await;
+        assert_eq!(
+            task.wait().await,
+            None,
+            "the container took its supervisors along"
+        );
+        assert!(runtime.containers().is_empty());
+        runtime.assert_quiet();
+        assert!(
+            runtime
+                .adopt(container.id(), folder.path())
+                .await
+                .unwrap()
+                .is_none()
+        );
+    }
+
+    #[tokio::test]
+    async fn a_start_fails_on_request_once() {
+        let (folder, runtime) = (tempfile::tempdir().unwrap(), FakeRuntime::default());
+        runtime.refuse_next_start("no such image");
+        let refused = runtime.start(spec(folder.path())).await.err().unwrap();
+        assert_eq!(refused.to_string(), "the container did not start: no such image");
+        runtime.start(spec(folder.path())).await.unwrap();
+    }
 }
