@@ -261,10 +261,10 @@ impl Task {
     }
 }
 
-/// Milliseconds as seconds with one decimal.
+/// Milliseconds as seconds.
 fn seconds(ms: i64) -> String {
-    let tenths = ms.max(0) / 100;
-    format!("{}.{} s", tenths / 10, tenths % 10)
+    let ms = ms.max(0);
+    format!("{}.{:03} s", ms / 1000, ms % 1000)
 }
 
 /// CPU time as seconds with three decimals; receipts and JSON have all six.
@@ -376,8 +376,9 @@ mod tests {
     }
 
     #[test]
-    fn times_are_cut_not_rounded_up() {
-        assert_eq!(seconds(1999), "1.9 s");
+    fn times_are_cut_and_never_negative() {
+        assert_eq!(seconds(1999), "1.999 s");
+        assert_eq!(seconds(-5), "0.000 s", "the clock went back");
         assert_eq!(cpu_seconds(CpuTime::from_micros(1_999_999)), "1.999 s");
     }
 

@@ -1,5 +1,7 @@
 //! `gridfaas logs`
 
+use std::time::Duration;
+
 use anyhow::{Context as _, bail};
 use clap::Args;
 use proto::container::v1::ReadLogRequest;
@@ -10,13 +12,16 @@ use units::FunctionName;
 use crate::output::{Format, Output, Show, printable, write_out};
 use crate::stack::{Stack, told};
 
+/// Between two looks for a task that has not started.
+const POLL: Duration = Duration::from_millis(250);
+
 /// The newest attempt's; what the script wrote to standard output and standard error, merged.
 #[derive(Debug, Args)]
 pub(crate) struct LogsArgs {
     function: FunctionName,
     /// The object's key below `input/`
     task: String,
-    /// Go on until the task ends
+    /// Go on until the task ends; wait for it if it has not started
     #[arg(long, short)]
     follow: bool,
 }
@@ -45,8 +50,18 @@ pub(crate) async fn run(args: LogsArgs, stack: &Stack, output: Output) -> anyhow
             Ok(())
         }
     };
-    if !read_from_node(&args, stack, &mut take).await? {
-        read_from_bucket(&args, stack, &mut take).await?;
+    while !(read_from_node(&args, stack, &mut take).await?
+        || read_from_bucket(&args, stack, &mut take).await?)
+    {
+        if !(args.follow && is_to_come(&args, stack).await?) {
+            bail!(
+                "no log of a task `{}` in function `{}` (hint: `gridfaas ps --function {}` lists its tasks)",
+                printable(&args.task),
+                args.function,
+                args.function
+            );
+        }
+        tokio::time::sleep(POLL).await;
     }
     match output.format {
         Format::Table => Ok(()),
@@ -80,12 +95,12 @@ async fn read_from_node(
     Ok(true)
 }
 
-/// Reads the log that a task left in its bucket, where another node ran it, or this one forgot it.
+/// Reads the log that a task left in its bucket, where another node ran it, or this one forgot it; `false` if none did.
 async fn read_from_bucket(
     args: &LogsArgs,
     stack: &Stack,
     take: &mut impl FnMut(&[u8]) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<bool> {
     let store = stack.store()?;
     // A task file that is itself a `.txt` does not get the ending twice.
     let ending = if args.task.ends_with(".txt") { "" } else { ".txt" };
@@ -99,13 +114,21 @@ async fn read_from_bucket(
             {
                 take(&chunk)?;
             }
-            return Ok(());
+            return Ok(true);
         }
     }
-    bail!(
-        "no log of a task `{}` in function `{}` (hint: `gridfaas ps --function {}` lists its tasks)",
-        printable(&args.task),
-        args.function,
-        args.function
-    )
+    Ok(false)
+}
+
+/// Whether the task waits or is about to start.
+async fn is_to_come(args: &LogsArgs, stack: &Stack) -> anyhow::Result<bool> {
+    let store = stack.store()?;
+    for prefix in ["input", "processing"] {
+        let key = format!("{prefix}/{}", args.task);
+        let objects = store.list(&args.function, &key).await?;
+        if objects.iter().any(|object| object.key == key) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
