@@ -75,6 +75,10 @@ pub async fn up(
     shutdown: CancellationToken,
     ready: impl FnOnce(&Endpoints) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
+    ensure!(
+        rustix::process::geteuid().is_root(),
+        "a stack makes control groups and containers, which needs root (hint: run it with sudo)"
+    );
     // Addresses and settings travel as JSON.
     ensure!(
         config.data_dir.to_str().is_some(),
@@ -179,12 +183,10 @@ async fn start(config: &UpConfig, services: &mut Services) -> anyhow::Result<End
     let container_config = settings::container_manager(config, &endpoints, &keys, container.address)?;
     services.spawn("container-manager", |stop| async move {
         let tree = container_config.cgroup_tree.clone();
-        let mut edges = container_manager::Edges::real(&container_config).await?;
-        edges.hints = hints(&store);
-        container_manager::run(container_config, edges, container.listener, stop).await?;
+        let ran = run_node(container_config, hints(&store), container.listener, stop).await;
         // The tree has this stack's name, so nobody else would ever remove it.
-        let cgroups = KernelCpuController::new(Hierarchies::of_this_machine()?, &tree)?;
-        Ok(cgroups.remove_tree().await?)
+        let removed = remove_cgroups(&tree).await;
+        ran.and(removed)
     });
     Ok(endpoints)
 }
@@ -233,6 +235,22 @@ fn open_chain(config: &UpConfig, keys: &Keys) -> anyhow::Result<Chain> {
         ..ChainConfig::default()
     })
     .context("failed to open the development chain")
+}
+
+async fn run_node(
+    config: container_manager::Config,
+    hints: BoxStream<'static, FunctionName>,
+    listener: TcpListener,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let mut edges = container_manager::Edges::real(&config).await?;
+    edges.hints = hints;
+    container_manager::run(config, edges, listener, stop).await
+}
+
+async fn remove_cgroups(tree: &Path) -> anyhow::Result<()> {
+    let cgroups = KernelCpuController::new(Hierarchies::of_this_machine()?, tree)?;
+    Ok(cgroups.remove_tree().await?)
 }
 
 /// The functions that objects are dropped for. Being in one process saves the poll interval.
