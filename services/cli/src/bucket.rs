@@ -127,6 +127,19 @@ impl ObjectStore {
         }
     }
 
+    pub(crate) async fn exists(&self, function: &FunctionName, key: &str) -> anyhow::Result<bool> {
+        let request = self.client.head_object().bucket(function.as_str()).key(key);
+        match request.send().await {
+            Ok(_) => Ok(true),
+            // An answer without a body has no more exact code.
+            Err(err) if err.code() == Some("NotFound") => Ok(false),
+            Err(err) => Err(self.refusal(
+                err,
+                format!("failed to look for `{key}` in the bucket `{function}`"),
+            )),
+        }
+    }
+
     /// What keeps a function from running, as a node found it.
     pub(crate) async fn problem(&self, function: &FunctionName) -> anyhow::Result<Option<Problem>> {
         let Some(body) = self.get(function, "status/error.json").await? else {

@@ -50,10 +50,14 @@ pub(crate) async fn run(args: LogsArgs, stack: &Stack, output: Output) -> anyhow
             Ok(())
         }
     };
-    while !(read_from_node(&args, stack, &mut take).await?
-        || read_from_bucket(&args, stack, &mut take).await?)
-    {
-        if !(args.follow && is_to_come(&args, stack).await?) {
+    loop {
+        // Asked first: a task that ends between the looks has then left its log by the next round.
+        let to_come = args.follow && is_to_come(&args, stack).await?;
+        if read_from_node(&args, stack, &mut take).await? || read_from_bucket(&args, stack, &mut take).await?
+        {
+            break;
+        }
+        if !to_come {
             bail!(
                 "no log of a task `{}` in function `{}` (hint: `gridfaas ps --function {}` lists its tasks)",
                 printable(&args.task),
@@ -123,12 +127,7 @@ async fn read_from_bucket(
 /// Whether the task waits or is about to start.
 async fn is_to_come(args: &LogsArgs, stack: &Stack) -> anyhow::Result<bool> {
     let store = stack.store()?;
-    for prefix in ["input", "processing"] {
-        let key = format!("{prefix}/{}", args.task);
-        let objects = store.list(&args.function, &key).await?;
-        if objects.iter().any(|object| object.key == key) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    let (function, task) = (&args.function, &args.task);
+    Ok(store.exists(function, &format!("input/{task}")).await?
+        || store.exists(function, &format!("processing/{task}")).await?)
 }
