@@ -4,134 +4,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
+mod common;
+
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, geteuid, kill_process};
+use common::{DEADLINE, Stack, base_image, halfords, up};
 use serde_json::Value;
-use tempfile::TempDir;
-
-const DEADLINE: Duration = Duration::from_secs(120);
-
-/// A running stack on a folder of its own; stopped when dropped.
-struct Stack {
-    folder: TempDir,
-    up: Option<Child>,
-}
-
-fn gridfaas(data_dir: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_gridfaas"));
-    command.env("GRIDFAAS_DATA_DIR", data_dir);
-    command
-}
-
-/// `gridfaas up` on any ports.
-fn up(data_dir: &Path) -> Command {
-    let mut command = gridfaas(data_dir);
-    command.arg("up");
-    for port in ["--s3-port", "--container-port", "--credit-port", "--chain-port"] {
-        command.args([port, "0"]);
-    }
-    command
-}
-
-impl Stack {
-    /// `None`, said aloud, for whoever may not make containers.
-    fn start() -> Option<Self> {
-        if !geteuid().is_root() {
-            eprintln!("SKIPPED: containers need root");
-            return None;
-        }
-        let folder = tempfile::tempdir().unwrap();
-        let log = fs::File::create(folder.path().join("up.log")).unwrap();
-        let child = up(folder.path())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let mut stack = Self {
-            folder,
-            up: Some(child),
-        };
-        let endpoints = stack.path("endpoints.json");
-        let started = Instant::now();
-        while !endpoints.exists() {
-            let ended = stack.up.as_mut().unwrap().try_wait().unwrap();
-            assert!(
-                ended.is_none() && started.elapsed() < DEADLINE,
-                "no stack: {}",
-                stack.log()
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Some(stack)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.path("up.log")).unwrap_or_default()
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        gridfaas(self.folder.path()).args(arguments).output().unwrap()
-    }
-
-    /// What a command that succeeds prints.
-    fn text(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        assert!(
-            output.status.success(),
-            "{arguments:?}: {output:?}\n{}",
-            self.log()
-        );
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn json(&self, arguments: &[&str]) -> Value {
-        serde_json::from_str(&self.text(&[&["--output", "json"], arguments].concat())).unwrap()
-    }
-
-    /// What a command that fails says.
-    fn error(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
-        assert_eq!(output.stdout, b"", "{arguments:?}: {output:?}");
-        String::from_utf8(output.stderr).unwrap()
-    }
-
-    /// A file with this content, for a command's argument.
-    fn file(&self, name: &str, content: &str) -> String {
-        let path = self.path(name);
-        fs::write(&path, content).unwrap();
-        path.to_str().unwrap().to_owned()
-    }
-
-    /// Interrupts the stack; its exit status.
-    fn stop(&mut self) -> Option<i32> {
-        let mut up = self.up.take()?;
-        kill_process(Pid::from_child(&up), Signal::TERM).unwrap();
-        up.wait().unwrap().code()
-    }
-}
-
-impl Drop for Stack {
-    fn drop(&mut self) {
-        self.stop();
-    }
-}
-
-fn base_image() -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/images/base.sif");
-    let found = path
-        .canonicalize()
-        .expect("no test image; hint: run `images/build.sh base`");
-    found.to_str().unwrap().to_owned()
-}
 
 #[test]
 fn a_user_finds_the_way_from_a_file_to_a_charge() {
@@ -197,7 +77,28 @@ fn a_user_finds_the_way_from_a_file_to_a_charge() {
         assert_eq!(log, "counting\n2 arguments\n");
     }
 
-    let halfords = |amount: &Value| amount.as_str().unwrap().replace('.', "").parse::<i64>().unwrap();
+    // A task that waits for its script is told so, and is followed from before its start.
+    let image = base_image();
+    let create = ["function", "create", "late", "--user", "alice", "--image", &image];
+    stack.text(&create);
+    stack.text(&["submit", "late", &files[0]]);
+    let started = Instant::now();
+    while stack.json(&["ps", "--function", "late"])["waiting"][0]["problem"].is_null() {
+        assert!(started.elapsed() < DEADLINE, "nobody misses the script");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let mut follow = stack.gridfaas();
+    follow
+        .args(["logs", "late", "a.txt", "--follow"])
+        .stdout(Stdio::piped());
+    let follow = follow.spawn().unwrap();
+    stack.text(&[&create[..], &["--script", &script]].concat());
+    assert_eq!(
+        follow.wait_with_output().unwrap().stdout,
+        b"counting\n2 arguments\n"
+    );
+
+    let tasks = stack.json(&["ps"]);
     let charged: i64 = tasks["tasks"]
         .as_array()
         .unwrap()
@@ -266,7 +167,7 @@ fn what_is_not_there_is_named_with_a_way_out() {
 #[test]
 fn a_data_folder_has_one_stack() {
     let Some(stack) = Stack::start() else { return };
-    let second = up(stack.folder.path()).output().unwrap();
+    let second = up(stack.folder()).output().unwrap();
     assert_eq!(second.status.code(), Some(1));
     let text = String::from_utf8(second.stderr).unwrap();
     assert!(

@@ -133,7 +133,10 @@ impl World {
         let before = self.desk.take().map(|desk| desk.bank);
         let journal = Journal::open(&self.folder.path().join("ledger.db")).unwrap();
         // The process ends in these tests, never the machine.
-        journal.connection_for_tests().execute_batch("PRAGMA synchronous = OFF").unwrap();
+        journal
+            .connection_for_tests()
+            .execute_batch("PRAGMA synchronous = OFF")
+            .unwrap();
         let desk = Desk::open(journal).unwrap();
         if let Some(before) = before {
             desk.bank.assert_same_state(&before);
@@ -175,7 +178,9 @@ impl World {
         }
         // A task that is continued was read from the journal before.
         let earlier = match &operation {
-            Operation::Open { again: Some(which), .. } => self.some_task(which),
+            Operation::Open {
+                again: Some(which), ..
+            } => self.some_task(which),
             _ => None,
         };
         self.run(commits, |world, bank| world.operate(bank, operation, earlier));
@@ -183,8 +188,16 @@ impl World {
 
     fn some_task(&self, which: &Index) -> Option<Task> {
         let desk = self.desk.as_ref()?;
-        let mut tasks = desk.journal.connection_for_tests().prepare("SELECT id FROM tasks").unwrap();
-        let ids: Vec<String> = tasks.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+        let mut tasks = desk
+            .journal
+            .connection_for_tests()
+            .prepare("SELECT id FROM tasks")
+            .unwrap();
+        let ids: Vec<String> = tasks
+            .query_map([], |row| row.get(0))
+            .unwrap()
+            .map(Result::unwrap)
+            .collect();
         let id = ids.get(which.index(ids.len().max(1)))?;
         desk.task(id.parse().unwrap()).unwrap()
     }
@@ -196,7 +209,10 @@ impl World {
             (!ids.is_empty()).then(|| bank.session(*which.get(&ids)).unwrap().clone())
         };
         match operation {
-            Operation::Deposit { user: number, halfords } => {
+            Operation::Deposit {
+                user: number,
+                halfords,
+            } => {
                 self.deposits += 1;
                 let id = DepositId {
                     txid: self.deposits.to_string(),
@@ -207,7 +223,9 @@ impl World {
                 let transfer = Transfer::deposit(&id, 0, &user(number), now.wall);
                 bank.move_deposit(transfer, &user(number)).unwrap();
             }
-            Operation::Open { user: number, key, .. } => {
+            Operation::Open {
+                user: number, key, ..
+            } => {
                 let request = OpenRequest {
                     session: SessionId::new(),
                     node: "node-1".parse().unwrap(),
@@ -222,7 +240,12 @@ impl World {
                     assert_eq!(again, Opened::Licensed { session, state }, "I3");
                 }
             }
-            Operation::Report { which, percent, behind, millicores } => {
+            Operation::Report {
+                which,
+                percent,
+                behind,
+                millicores,
+            } => {
                 let Some(session) = some(bank, &which) else { return };
                 let (total, stop) = (session.meter.total(), session.holding.held().stop_at);
                 // An unlimited session uses a minute.
@@ -256,15 +279,24 @@ impl World {
             Operation::Close { which, outcome } => {
                 let Some(session) = some(bank, &which) else { return };
                 let outcome = Outcome::ALL[outcome];
-                let bill = bank.close(session.id, session.meter.total(), outcome, now.wall).unwrap();
-                let cost = if outcome.is_charged() { session.meter.cost() } else { Amount::ZERO };
+                let bill = bank
+                    .close(session.id, session.meter.total(), outcome, now.wall)
+                    .unwrap();
+                let cost = if outcome.is_charged() {
+                    session.meter.cost()
+                } else {
+                    Amount::ZERO
+                };
                 assert_eq!(bill.closed.amount, cost, "I4, I8");
             }
             Operation::Expire => {
                 self.now.instant += LEASE / 2;
                 bank.expire(LEASE, self.now).unwrap();
             }
-            Operation::RaiseLimit { user: number, halfords } => {
+            Operation::RaiseLimit {
+                user: number,
+                halfords,
+            } => {
                 let name = user(number);
                 let limit = bank.view(&name).unwrap().user.settings.debt_limit;
                 let patch = SettingsPatch {
@@ -304,13 +336,20 @@ impl World {
 
     fn assert_lawful(&self) {
         let bank = &self.desk.as_ref().unwrap().bank;
-        let sum: i64 = bank.balances().iter().map(|(_, balance)| balance.halfords()).sum();
+        let sum: i64 = bank
+            .balances()
+            .iter()
+            .map(|(_, balance)| balance.halfords())
+            .sum();
         assert_eq!(sum, 0, "I1");
         for view in bank.views() {
             let funds = view.user.settings.funds(view.balance);
             assert!(view.granted <= funds.whole, "I5: {view:?}");
             let due = bank.balances().of(&Account::Due(view.user.name));
-            assert!(due >= Amount::from_halfords(-2_000_000_000), "only reversals of settled charges go below zero");
+            assert!(
+                due >= Amount::from_halfords(-2_000_000_000),
+                "only reversals of settled charges go below zero"
+            );
         }
     }
 }
@@ -320,14 +359,22 @@ fn user(number: usize) -> UserName {
 }
 
 fn address(number: usize) -> Address {
-    format!("mAddress{}{}", "1".repeat(20), number + 1).parse().unwrap()
+    format!("mAddress{}{}", "1".repeat(20), number + 1)
+        .parse()
+        .unwrap()
 }
 
 fn rules() -> impl Strategy<Value = Rules> {
     let min = Amount::from_halfords(5_000_000);
     prop_oneof![
-        Just(Rules::Move { provider: "gridfaas".to_owned(), min }),
-        Just(Rules::Send { receiver: address(8), min }),
+        Just(Rules::Move {
+            provider: "gridfaas".to_owned(),
+            min
+        }),
+        Just(Rules::Send {
+            receiver: address(8),
+            min
+        }),
     ]
 }
 

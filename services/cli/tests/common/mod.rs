@@ -1,0 +1,203 @@
+//! A stack that `gridfaas up` started, with real containers, for the tests beside.
+//!
+//! Needs root, Apptainer, and the image that `images/build.sh base` makes.
+
+#![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::allow_attributes,
+    reason = "each test program uses its part"
+)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, geteuid, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+pub const DEADLINE: Duration = Duration::from_secs(120);
+
+/// A running stack on a folder of its own; stopped when dropped.
+pub struct Stack {
+    folder: TempDir,
+    up: Option<Child>,
+}
+
+fn gridfaas(data_dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gridfaas"));
+    command.env("GRIDFAAS_DATA_DIR", data_dir);
+    command
+}
+
+/// `gridfaas up` on any ports.
+pub fn up(data_dir: &Path) -> Command {
+    let mut command = gridfaas(data_dir);
+    command.arg("up");
+    for port in ["--s3-port", "--container-port", "--credit-port", "--chain-port"] {
+        command.args([port, "0"]);
+    }
+    command
+}
+
+impl Stack {
+    /// `None`, said aloud, for whoever may not make containers.
+    pub fn start() -> Option<Self> {
+        if !geteuid().is_root() {
+            eprintln!("SKIPPED: containers need root");
+            return None;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let mut stack = Self { folder, up: None };
+        stack.serve();
+        Some(stack)
+    }
+
+    /// Runs `gridfaas up` on the folder as it is.
+    fn serve(&mut self) {
+        let log = fs::File::options()
+            .append(true)
+            .create(true)
+            .open(self.path("up.log"))
+            .unwrap();
+        let _last_run = fs::remove_file(self.path("endpoints.json"));
+        self.up = Some(
+            up(self.folder())
+                .stdout(Stdio::null())
+                .stderr(log)
+                .spawn()
+                .unwrap(),
+        );
+        let started = Instant::now();
+        while !self.path("endpoints.json").exists() {
+            let ended = self.up.as_mut().unwrap().try_wait().unwrap();
+            assert!(
+                ended.is_none() && started.elapsed() < DEADLINE,
+                "no stack: {}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Kills the stack's process as a crash would, and starts another on what it left.
+    pub fn crash_and_restart(&mut self) {
+        let mut up = self.up.take().unwrap();
+        up.kill().unwrap();
+        up.wait().unwrap();
+        self.serve();
+    }
+
+    /// Asks again and again until the answer is right.
+    pub fn until(&self, what: &str, arguments: &[&str], right: impl Fn(&Value) -> bool) -> Value {
+        let started = Instant::now();
+        loop {
+            let answer = self.json(arguments);
+            if right(&answer) {
+                return answer;
+            }
+            assert!(
+                started.elapsed() < DEADLINE,
+                "{what} does not come: {answer:#}\n{}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// A function whose script is `script`, on the base image.
+    pub fn function(&self, name: &str, user: &str, script: &str) {
+        let script = self.file(&format!("{name}.sh"), script);
+        self.text(&[
+            "function",
+            "create",
+            name,
+            "--user",
+            user,
+            "--image",
+            &base_image(),
+            "--script",
+            &script,
+        ]);
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A command that finds this stack.
+    pub fn gridfaas(&self) -> Command {
+        gridfaas(self.folder())
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("up.log")).unwrap_or_default()
+    }
+
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.gridfaas().args(arguments).output().unwrap()
+    }
+
+    /// What a command that succeeds prints.
+    pub fn text(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {output:?}\n{}",
+            self.log()
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    pub fn json(&self, arguments: &[&str]) -> Value {
+        serde_json::from_str(&self.text(&[&["--output", "json"], arguments].concat())).unwrap()
+    }
+
+    /// What a command that fails says.
+    pub fn error(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
+        assert_eq!(output.stdout, b"", "{arguments:?}: {output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    /// A file with this content, for a command's argument.
+    pub fn file(&self, name: &str, content: &str) -> String {
+        let path = self.path(name);
+        fs::write(&path, content).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    /// Interrupts the stack; its exit status.
+    pub fn stop(&mut self) -> Option<i32> {
+        let mut up = self.up.take()?;
+        kill_process(Pid::from_child(&up), Signal::TERM).unwrap();
+        up.wait().unwrap().code()
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// An amount as the CLI prints it, in halfords.
+pub fn halfords(amount: &Value) -> i64 {
+    amount.as_str().unwrap().replace('.', "").parse().unwrap()
+}
+
+pub fn base_image() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/images/base.sif");
+    let found = path
+        .canonicalize()
+        .expect("no test image; hint: run `images/build.sh base`");
+    found.to_str().unwrap().to_owned()
+}

@@ -1,0 +1,127 @@
+//! What money does to running tasks, with real containers and the kernel's own counters.
+//!
+//! Needs root, Apptainer, and the image that `images/build.sh base` makes.
+
+#![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
+
+mod common;
+
+use common::{Stack, halfords};
+use serde_json::Value;
+
+/// Burns one core.
+const BURN: &str = "while :; do :; done";
+/// What a container gets in debt, in millicores.
+const FLOOR: u64 = 500;
+/// The price of 0.05 core-seconds at 600 core-seconds per GRC, which is the most a container may run past its limit.
+const OVERSPEND_MAX: i64 = 8_334;
+
+fn fund(stack: &Stack, user: &str, amount: &str) {
+    stack.text(&["user", "fund", user, amount, "--mine", "--wait"]);
+}
+
+fn allocation(account: &Value) -> u64 {
+    account["millicores"].as_u64().unwrap()
+}
+
+fn receipt(stack: &Stack, function: &str, task: &str) -> Value {
+    let folder = stack.path(&format!("{function}-{task}"));
+    stack.text(&["results", function, task, "--to", folder.to_str().unwrap()]);
+    serde_json::from_slice(&std::fs::read(folder.join("receipt.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn debt_throttles_a_deposit_lifts_and_the_limit_returns_the_task() {
+    let Some(stack) = Stack::start() else { return };
+    for user in ["alice", "bob"] {
+        stack.text(&["user", "add", user]);
+        stack.text(&["user", "set", user, "--min-balance", "0", "--debt-limit", "0.008"]);
+    }
+    fund(&stack, "alice", "1");
+    fund(&stack, "bob", "0.003");
+    stack.function("burn", "bob", BURN);
+    stack.function("count", "alice", "for i in {1..200000}; do :; done");
+    let (endless, finite) = (stack.file("endless", "x"), stack.file("finite", "x"));
+    stack.text(&["submit", "burn", &endless]);
+
+    let bob = ["balance", "bob"];
+    stack.until("the throttle", &bob, |bob| {
+        bob["standing"] == "in-debt" && allocation(bob) == FLOOR
+    });
+    fund(&stack, "bob", "0.005");
+    stack.until("the lift", &bob, |bob| {
+        bob["standing"] != "in-debt" && allocation(bob) > FLOOR
+    });
+
+    // Somebody else's debt is not alice's.
+    stack.text(&["submit", "count", &finite, "--wait"]);
+    assert_eq!(receipt(&stack, "count", "finite")["attempt"], 1);
+
+    let ps = ["ps", "--function", "burn"];
+    let tasks = stack.until("the stop", &ps, |ps| {
+        ps["tasks"][0]["state"] == "queued" && ps["waiting"][0]["tasks"] == 1
+    });
+    let task = &tasks["tasks"][0];
+    let reason = task["attempts"][0]["reason"].as_str().unwrap();
+    assert!(reason.contains("debt limit"), "{task}");
+    let account = stack.json(&bob);
+    assert_eq!(
+        (&account["standing"], allocation(&account)),
+        (&"exhausted".into(), 0)
+    );
+    let (balance, charged) = (halfords(&account["balance"]), halfords(&task["amount"]));
+    assert_eq!(
+        balance,
+        800_000 - charged,
+        "the ledger's balance is the deposits less the charge"
+    );
+    assert!(
+        (-800_000 - OVERSPEND_MAX..=-800_000).contains(&balance),
+        "{balance} halfords at the limit"
+    );
+    let functions = stack.json(&["function", "list"]);
+    let burn = functions
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|function| function["name"] == "burn")
+        .unwrap();
+    assert_eq!(burn["may_start"], false);
+    assert_eq!(stack.json(&["audit"])["ok"], true);
+}
+
+#[test]
+fn a_crash_of_everything_costs_no_second_attempt_and_no_second_charge() {
+    let Some(mut stack) = Stack::start() else { return };
+    stack.text(&["user", "add", "alice"]);
+    fund(&stack, "alice", "1");
+
+    stack.function(
+        "tick",
+        "alice",
+        "for i in {1..40}; do echo tick $i; sleep 0.1; done; echo done >\"$2/end\"",
+    );
+    let file = stack.file("task", "x");
+    stack.text(&["submit", "tick", &file]);
+    let ps = ["ps", "--function", "tick"];
+    stack.until("the start", &ps, |ps| ps["tasks"][0]["state"] == "running");
+    stack.crash_and_restart();
+    let tasks = stack.until("the end", &ps, |ps| ps["tasks"][0]["state"] == "succeeded");
+    assert_eq!(
+        tasks["tasks"][0]["attempts"].as_array().unwrap().len(),
+        1,
+        "{tasks:#}"
+    );
+    let log = stack.text(&["logs", "tick", "task"]);
+    assert_eq!(log.lines().count(), 40, "one run from beginning to end: {log}");
+    let receipt = receipt(&stack, "tick", "task");
+    assert_eq!(receipt["billed_us"], receipt["cpu_time_us"]);
+    let (left, charged) = (
+        halfords(&stack.json(&["balance", "alice"])["balance"]),
+        halfords(&receipt["amount_grc"]),
+    );
+    assert_eq!(left, 100_000_000 - charged);
+    // 600 core-seconds per GRC, rounded down to the halford.
+    assert_eq!(charged, receipt["cpu_time_us"].as_i64().unwrap() * 100 / 600);
+    assert_eq!(stack.json(&["audit"])["ok"], true);
+}
