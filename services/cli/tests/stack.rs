@@ -2,8 +2,6 @@
 //!
 //! Needs root, Apptainer, and the image that `images/build.sh base` makes.
 
-#![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
-
 mod common;
 
 use std::fs;
