@@ -45,4 +45,7 @@ cargo clippy --locked --workspace --all-targets -- -D warnings
 
 step 'tests'
 cargo test --locked --workspace
+
+step 'control groups on pure cgroup v2'
+"$here/test-cgroup-v2.sh"
 echo 'tests ok'

@@ -18,7 +18,7 @@ use crate::api::Api;
 use crate::attempt;
 use crate::cgroup::{CpuController, Hierarchies, KernelCpuController};
 use crate::config::Config;
-use crate::container::{ApptainerRuntime, ApptainerTool, ContainerRuntime};
+use crate::container::{ApptainerRuntime, ApptainerTool, ContainerError, ContainerRuntime};
 use crate::credit::{Credit, GrpcCredit};
 use crate::image::{ImageTool, Images};
 use crate::intake::{self, Registry};
@@ -51,7 +51,9 @@ impl Edges {
         let secret = Secret::read(&config.store.secret_key_file)?;
         let store = S3Store::new(&config.store, &secret);
         store.check().await?;
-        let tool = ApptainerTool::find(config.apptainer.as_deref()).await?;
+        let tool = ApptainerTool::find(config.apptainer.as_deref())
+            .await
+            .map_err(with_hint)?;
         let hierarchies = Hierarchies::of_this_machine()?;
         Ok(Self {
             store: Arc::new(store),
@@ -62,6 +64,13 @@ impl Edges {
             clock: Arc::new(SystemClock),
             hints: futures::stream::pending().boxed(),
         })
+    }
+}
+
+fn with_hint(err: ContainerError) -> anyhow::Error {
+    match err.hint() {
+        Some(hint) => anyhow::anyhow!("{} (hint: {hint})", Chain(&err)),
+        None => err.into(),
     }
 }
 

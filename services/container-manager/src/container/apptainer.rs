@@ -185,9 +185,14 @@ impl ContainerRuntime for ApptainerRuntime {
                 }
                 other => other.map_err(|err| ContainerError::Connection { err })?,
             };
-            // A container that answers now has a launcher that was alive a moment ago, when its pid was looked up.
+            // A container that answers now has a launcher that was alive a moment ago, when its pid was looked up; but a
+            // runner may greet once more while its launcher is dead already.
             dialled.greeted().await?;
-            Ok(container)
+            if container.is_alive() {
+                Ok(container)
+            } else {
+                Err(ContainerError::Ended)
+            }
         };
         match tokio::time::timeout(START_TIMEOUT, adopt).await {
             Ok(Ok(container)) => Ok(Some(Arc::new(container))),
