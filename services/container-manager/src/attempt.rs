@@ -206,7 +206,7 @@ pub async fn watch_over(
     } = started;
     let signal = node
         .meter
-        .add_task(run.container, group.clone(), licence.billing, run.session.clone());
+        .add_task(run.container, group.clone(), &licence, run.session.clone());
     let uploads = LogUploads::start(node, &attempt);
     let mut freezer = Freezer {
         group: group.as_ref(),

@@ -14,6 +14,7 @@ use tracing::{debug, info, warn};
 use units::{FunctionName, UserName};
 
 use crate::attempt::{self, Plan};
+use crate::balance;
 use crate::claim::{Claim, ClaimError, Claimer};
 use crate::credit::{Refusal, SessionState};
 use crate::function::{FunctionSettings, retry_delay};
@@ -30,6 +31,8 @@ use crate::warm::{WarmContainer, WarmError};
 const GIVEN_BACK_DELAY: Duration = Duration::from_secs(1);
 /// After a failure of the store, of credit-manager or of a container's start.
 const TROUBLE_DELAY: Duration = Duration::from_secs(2);
+/// How often `status/balance.json` is written while anything runs.
+const BALANCE_PAUSE: Duration = Duration::from_secs(3);
 /// Objects in one listing.
 const PAGE: u32 = 1000;
 
@@ -52,6 +55,7 @@ pub struct FunctionLoop {
     idle_since: Instant,
     poll: Duration,
     not_before: Instant,
+    balance_told_at: Option<Instant>,
     /// What the user was last told in `status/error.json`.
     told: Option<Problem>,
 }
@@ -91,6 +95,7 @@ impl FunctionLoop {
             finishing: JoinSet::new(),
             idle_since: now,
             not_before: now,
+            balance_told_at: None,
             told: None,
         };
         if let Some(adopted) = adopted {
@@ -155,6 +160,25 @@ impl FunctionLoop {
         }
         if self.running.is_empty() {
             self.rest(may_start).await;
+        } else if self.balance_told_at.is_none_or(|at| at + BALANCE_PAUSE <= now) {
+            self.balance_told_at = Some(now);
+            self.tell_balance().await;
+        }
+    }
+
+    async fn tell_balance(&self) {
+        let Some(account) = self.node.meter.account(&self.user) else {
+            return;
+        };
+        let document = balance::document(&self.user, &account, self.node.clock.now());
+        let (bucket, body) = (self.name.as_str(), Bytes::from(document));
+        if let Err(err) = self
+            .node
+            .store
+            .put(bucket, layout::STATUS_BALANCE, body, "application/json")
+            .await
+        {
+            debug!(error = %Chain(&err), "balance not told, will be again");
         }
     }
 

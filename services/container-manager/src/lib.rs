@@ -15,6 +15,7 @@
 
 pub mod api;
 pub mod attempt;
+pub mod balance;
 pub mod cgroup;
 pub mod claim;
 pub mod config;

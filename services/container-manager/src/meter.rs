@@ -15,7 +15,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use units::{
-    Billing, ContainerId, CpuTime, FunctionName, MilliCores, Restriction, SessionId, Timestamp, UserName,
+    Amount, Billing, ContainerId, CpuPrice, CpuTime, FunctionName, MilliCores, Restriction, SessionId,
+    Standing, Timestamp, UserName,
 };
 
 use crate::cgroup::{CgroupError, ContainerGroup, TaskGroup, Weight};
@@ -23,11 +24,15 @@ use crate::credit::{Credit, SessionState, Usage};
 use crate::restriction;
 use crate::scaler::headroom::{self, Demand};
 use crate::scaler::{CpuLimits, Sample, Scaler, ScalerConfig};
+use crate::task::Licence;
 
 /// Reports are not sent faster than this, whatever asks for them: each is a durable write at the other end.
 const REPORT_PAUSE: Duration = Duration::from_millis(100);
 /// The shortest look-ahead: the kernel's counter moves in steps of up to 8 ms while a process runs.
 const LOOK_MIN: Duration = Duration::from_millis(5);
+
+/// What is shown as a container's use is averaged over this long.
+const USED_OVER: Duration = Duration::from_secs(1);
 
 /// What a running task is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +64,16 @@ pub struct ContainerView {
     pub restriction: Restriction,
 }
 
+/// A user's account as far as this node knows it.
+#[derive(Clone, Copy, Debug)]
+pub struct AccountView {
+    pub balance: Amount,
+    pub standing: Standing,
+    pub price: CpuPrice,
+    /// The CPU that is being charged here now.
+    pub burning: MilliCores,
+}
+
 struct LiveContainer {
     info: ContainerInfo,
     group: Arc<dyn ContainerGroup>,
@@ -66,14 +81,17 @@ struct LiveContainer {
     scaler: Scaler,
     allocation: MilliCores,
     restriction: Restriction,
+    /// The average over the last whole [`USED_OVER`].
     used: MilliCores,
-    last: Option<(Instant, CpuTime)>,
+    used_since: Option<(Instant, CpuTime)>,
+    read_at: Option<Instant>,
     tasks: BTreeMap<SessionId, LiveTask>,
 }
 
 struct LiveTask {
     group: Arc<dyn TaskGroup>,
     billing: Billing,
+    price: CpuPrice,
     state: SessionState,
     /// CPU time used, by the last reading.
     used: CpuTime,
@@ -137,7 +155,8 @@ impl Meter {
             allocation: MilliCores::ZERO,
             restriction: Restriction::None,
             used: MilliCores::ZERO,
-            last: None,
+            used_since: None,
+            read_at: None,
             tasks: BTreeMap::new(),
             scaler,
             group,
@@ -156,13 +175,14 @@ impl Meter {
         &self,
         container: ContainerId,
         group: Arc<dyn TaskGroup>,
-        billing: Billing,
+        licence: &Licence,
         state: SessionState,
     ) -> watch::Receiver<Signal> {
         let (signal, receiver) = watch::channel(Signal::Run);
         let task = LiveTask {
             group,
-            billing,
+            billing: licence.billing,
+            price: licence.price,
             state,
             used: CpuTime::ZERO,
             reserved: 0,
@@ -205,6 +225,25 @@ impl Meter {
             .values()
             .find_map(|container| container.tasks.get(&session))
             .map(LiveTask::billed)
+    }
+
+    /// How a user's account stands by the newest word of credit-manager, and how fast this node uses it up; `None`
+    /// while nothing of the user's runs here.
+    pub fn account(&self, user: &UserName) -> Option<AccountView> {
+        let live = self.live();
+        let theirs = || live.values().filter(|container| container.info.user == *user);
+        // Every report's answer renews all of them.
+        let task = theirs().flat_map(|container| container.tasks.values()).next()?;
+        let burning = |container: &LiveContainer| match task.billing {
+            Billing::Used => container.used,
+            Billing::Current => container.allocation,
+        };
+        Some(AccountView {
+            balance: task.state.balance,
+            standing: task.state.standing,
+            price: task.price,
+            burning: theirs().map(burning).sum(),
+        })
     }
 
     /// Meters until shutdown.
@@ -382,15 +421,18 @@ impl LiveContainer {
         for task in self.tasks.values_mut() {
             task.used = task.used.max(task.group.cpu_time()?);
         }
-        let total = self.group.cpu_total()?;
-        if let Some((at, before)) = self.last.replace((now, total)) {
-            let wall = now - at;
+        if let Some(before) = self.read_at.replace(now) {
             let share = u128::try_from(self.tasks.len()).unwrap_or(1).max(1);
-            let reserved = u128::from(self.allocation.millicores()) * wall.as_micros() / share;
+            let reserved = u128::from(self.allocation.millicores()) * (now - before).as_micros() / share;
             for task in self.tasks.values_mut() {
                 task.reserved += reserved;
             }
-            self.used = MilliCores::that_delivers(total.saturating_sub(before), wall);
+        }
+        let total = self.group.cpu_total()?;
+        let (since, before) = *self.used_since.get_or_insert((now, total));
+        if now - since >= USED_OVER {
+            self.used = MilliCores::that_delivers(total.saturating_sub(before), now - since);
+            self.used_since = Some((now, total));
         }
         Ok(())
     }

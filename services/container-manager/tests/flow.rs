@@ -277,6 +277,8 @@ async fn a_spent_grant_throttles_and_then_returns_the_task_to_input() {
             world.credit.live() == 1 && !world.runtime.containers().is_empty()
         })
         .await;
+    world.until_there("status/balance.json").await;
+    assert_eq!(world.json("status/balance.json")["standing"], "good");
     let container = world.runtime.containers()[0].spec().id;
     let quota = |world: &World| {
         world
