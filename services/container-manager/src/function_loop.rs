@@ -56,8 +56,18 @@ pub struct FunctionLoop {
     poll: Duration,
     not_before: Instant,
     balance_told_at: Option<Instant>,
+    broken: Option<Broken>,
     /// What the user was last told in `status/error.json`.
     told: Option<Problem>,
+}
+
+/// An image that no container could be started from.
+struct Broken {
+    image: ImageObject,
+    problem: Problem,
+    failures: u32,
+    /// When to try it again; absent for an image that can only be replaced.
+    again_at: Option<Instant>,
 }
 
 /// What a function needs before it can run a task.
@@ -96,6 +106,7 @@ impl FunctionLoop {
             idle_since: now,
             not_before: now,
             balance_told_at: None,
+            broken: None,
             told: None,
         };
         if let Some(adopted) = adopted {
@@ -195,13 +206,19 @@ impl FunctionLoop {
             Ok(recipe) => recipe,
             Err(problem) => return self.tell(problem).await.map(|()| 0),
         };
+        if let Some(broken) = self.broken.as_ref().filter(|broken| broken.image == recipe.image)
+            && broken.again_at.is_none_or(|at| Instant::now() < at)
+        {
+            return self.tell(broken.problem.clone()).await.map(|()| 0);
+        }
         let container = match self.container(&recipe).await {
             Ok(container) => container,
             Err(err) => {
-                self.not_before = Instant::now() + TROUBLE_DELAY;
-                return self.tell(cannot_start(&err)).await.map(|()| 0);
+                let problem = self.on_start_failed(recipe.image, &err);
+                return self.tell(problem).await.map(|()| 0);
             }
         };
+        self.broken = None;
         self.all_is_well().await?;
         let mut taken = 0;
         for key in candidates {
@@ -299,6 +316,21 @@ impl FunctionLoop {
         self.free_slots = (0..container.concurrency()).collect();
         self.container = Some(container.clone());
         Ok(container)
+    }
+
+    fn on_start_failed(&mut self, image: ImageObject, err: &WarmError) -> Problem {
+        let problem = cannot_start(err);
+        let before = self.broken.take().filter(|broken| broken.image == image);
+        let failures = before.map_or(0, |broken| broken.failures) + 1;
+        let only_replaced = matches!(err, WarmError::Image(image) if !image.is_transient());
+        let again_at = (!only_replaced).then(|| Instant::now() + retry_delay(failures));
+        self.broken = Some(Broken {
+            image,
+            problem: problem.clone(),
+            failures,
+            again_at,
+        });
+        problem
     }
 
     async fn claim(&self, container: &WarmContainer, key: &TaskKey) -> Result<Claim, ClaimError> {

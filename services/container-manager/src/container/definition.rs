@@ -44,7 +44,7 @@ impl ApptainerTool {
         sif: &Path,
         limit: Duration,
     ) -> Result<(), ContainerError> {
-        let what = format!("failed to build the image `{}`", definition.display());
+        let what = "the definition cannot be built".to_owned();
         let disk = |path: &Path| {
             let path = path.to_owned();
             |err| ContainerError::Disk { path, err }

@@ -67,7 +67,7 @@ impl ApptainerTool {
     ///
     /// Not by `apptainer build`, which takes a text file for a definition, whatever it is called, and runs what it says.
     pub async fn unpack(&self, sif: &Path, folder: &Path) -> Result<(), ContainerError> {
-        let what = || format!("failed to read the image `{}`", sif.display());
+        let what = || "the image cannot be read".to_owned();
         let mut list = Command::new(&self.path);
         list.args(["sif", "list"]).arg(sif);
         let listing = finish(&mut list, what(), UNPACK_TIMEOUT).await?;
@@ -85,7 +85,7 @@ impl ApptainerTool {
         unsquashfs.arg(&partial).arg(sif);
         let unpacked = finish(
             &mut unsquashfs,
-            format!("failed to unpack the image `{}`", sif.display()),
+            "the image cannot be unpacked".to_owned(),
             UNPACK_TIMEOUT,
         )
         .await;
