@@ -84,9 +84,9 @@ pub async fn execute(
     match start(node, plan, &mut attempt, &licence, session).await {
         Ok(started) => watch_over(node, started, attempt, licence, stop).await,
         Err(err) => {
-            warn!(session = %attempt.session, error = %Chain(&err), "task not started");
-            let ending = fault(node.clock.now(), Chain(&err).to_string());
-            end(node, attempt, licence, None, ending).await
+            let what = Chain(&err).to_string();
+            warn!(session = %attempt.session, error = what, "task not started");
+            abandoned(node, attempt, &what).await
         }
     }
 }
@@ -457,9 +457,13 @@ async fn end(
     attempt
 }
 
-/// Ends an attempt that a crash of ours cut off, free of charge.
-pub async fn lost(node: &Node, attempt: Attempt, licence: Licence, run: Option<Run>) -> Attempt {
-    let ending = fault(node.clock.now(), "the node was restarted".to_owned());
+/// Ends an attempt that a fault of ours cut off, free of charge.
+pub async fn abandoned(node: &Node, attempt: Attempt, what: &str) -> Attempt {
+    let Some(licence) = attempt.licence().cloned() else {
+        return attempt;
+    };
+    let run = attempt.run().cloned();
+    let ending = fault(node.clock.now(), what.to_owned());
     end(node, attempt, licence, run, ending).await
 }
 

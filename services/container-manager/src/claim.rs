@@ -3,6 +3,9 @@
 //! The session is the claim: credit-manager has at most one live for a function and key. The object's move only follows
 //! it, pinned to the version that was seen, so the store is never asked to decide a race.
 
+use std::time::Duration;
+
+use backon::{ConstantBuilder, Retryable as _};
 use service_kit::Chain;
 use tracing::{debug, warn};
 use units::{CpuTime, FunctionName, MilliCores, SessionId, Timestamp};
@@ -11,9 +14,11 @@ use crate::credit::{Credit, CreditError, OpenSession, Opened, Refusal, SessionSt
 use crate::journal::{Journal, JournalError};
 use crate::layout::TaskKey;
 use crate::publish::META_TASK;
-use crate::store::{Copied, ObjectStore, StoreError};
+use crate::store::{Copied, Head, ObjectStore, StoreError};
 use crate::task::{Attempt, State, Verdict};
 
+/// Between the tries to open a session, of which there are three.
+const OPEN_PAUSE: Duration = Duration::from_millis(200);
 /// The key of a task's own money cap in its object's metadata, in GRC.
 const META_MAX_GRC: &str = "max-grc";
 
@@ -22,6 +27,9 @@ pub enum Claim {
         attempt: Box<Attempt>,
         state: SessionState,
     },
+    /// The session is ours, but the store failed while the object was moved: to be given back like any attempt of ours
+    /// that failed.
+    Cut { attempt: Box<Attempt>, err: StoreError },
     /// The object went elsewhere meanwhile: deleted, replaced, or another node's.
     Lost,
     /// Not now; for the reason given.
@@ -71,35 +79,50 @@ impl Claimer<'_> {
             capacity: self.capacity,
         };
         self.journal.record(&attempt).await?;
-        let (licence, state) = match self.credit.open(&request).await? {
-            Opened::Licensed { licence, state } => (licence, state),
-            Opened::Refused { refusal, message } => {
+        let open = || self.credit.open(&request);
+        let opened = open
+            .retry(ConstantBuilder::default().with_delay(OPEN_PAUSE))
+            .when(CreditError::is_transient)
+            .await;
+        let (licence, state) = match opened {
+            Ok(Opened::Licensed { licence, state }) => (licence, state),
+            Ok(Opened::Refused { refusal, message }) => {
                 self.journal.forget(attempt.session).await?;
                 return Ok(Claim::Refused { refusal, message });
+            }
+            Err(err) => {
+                // It may have been opened all the same.
+                self.withdraw(&attempt).await?;
+                return Err(err.into());
             }
         };
         head.metadata
             .insert(META_TASK.to_owned(), licence.task.to_string());
         attempt.state = State::Licensed { licence };
         self.journal.record(&attempt).await?;
-        match self
-            .store
-            .copy(bucket, &key.input(), &key.processing(), &head)
-            .await?
-        {
-            Copied::Done => {
-                self.store.delete(bucket, &key.input(), Some(&head.etag)).await?;
-                Ok(Claim::Won {
-                    attempt: Box::new(attempt),
-                    state,
-                })
-            }
-            Copied::SourceChanged => {
+        let attempt = Box::new(attempt);
+        match self.fetch(key, &head).await {
+            Ok(Copied::Done) => Ok(Claim::Won { attempt, state }),
+            Ok(Copied::SourceChanged) => {
                 debug!(%key, "the object changed while it was claimed");
                 self.withdraw(&attempt).await?;
                 Ok(Claim::Lost)
             }
+            Err(err) => Ok(Claim::Cut { attempt, err }),
         }
+    }
+
+    /// Moves the object to `processing/`, if it is still the version that was seen.
+    async fn fetch(&self, key: &TaskKey, seen: &Head) -> Result<Copied, StoreError> {
+        let bucket = self.function.as_str();
+        let copied = self
+            .store
+            .copy(bucket, &key.input(), &key.processing(), seen)
+            .await?;
+        if copied == Copied::Done {
+            self.store.delete(bucket, &key.input(), Some(&seen.etag)).await?;
+        }
+        Ok(copied)
     }
 
     /// Gives a session back that came to nothing.

@@ -57,6 +57,8 @@ pub struct FunctionLoop {
     not_before: Instant,
     balance_told_at: Option<Instant>,
     broken: Option<Broken>,
+    /// What last kept tasks from being taken in, as the log was told.
+    trouble: Option<String>,
     /// What the user was last told in `status/error.json`.
     told: Option<Problem>,
 }
@@ -107,6 +109,7 @@ impl FunctionLoop {
             not_before: now,
             balance_told_at: None,
             broken: None,
+            trouble: None,
             told: None,
         };
         if let Some(adopted) = adopted {
@@ -161,12 +164,14 @@ impl FunctionLoop {
         let may_start = *self.gate.borrow();
         if may_start && !self.free_slots.is_empty() && now >= self.not_before {
             match self.take_in(shutdown).await {
-                Ok(0) => self.poll = (self.poll * 2).min(self.node.config.poll_idle()),
-                Ok(_) => self.poll = self.node.config.poll_busy(),
-                Err(err) => {
-                    warn!(error = %Chain(&err), "no task taken in, will retry");
-                    self.not_before = now + TROUBLE_DELAY;
+                Ok(taken) => {
+                    self.trouble = None;
+                    self.poll = match taken {
+                        0 => (self.poll * 2).min(self.node.config.poll_idle()),
+                        _ => self.node.config.poll_busy(),
+                    };
                 }
+                Err(err) => self.on_trouble(&err),
             }
         }
         if self.running.is_empty() {
@@ -190,6 +195,16 @@ impl FunctionLoop {
             .await
         {
             debug!(error = %Chain(&err), "balance not told, will be again");
+        }
+    }
+
+    /// Waits a little; says so once for each trouble, however long it lasts.
+    fn on_trouble(&mut self, err: &ClaimError) {
+        self.not_before = Instant::now() + TROUBLE_DELAY;
+        let trouble = Chain(err).to_string();
+        if self.trouble.as_ref() != Some(&trouble) {
+            warn!(error = trouble, "no task taken in, will retry until it works");
+            self.trouble = Some(trouble);
         }
     }
 
@@ -238,6 +253,10 @@ impl FunctionLoop {
                     };
                     self.spawn(plan, *attempt, state, shutdown.clone());
                     taken += 1;
+                }
+                Claim::Cut { attempt, err } => {
+                    self.give_back(*attempt).await;
+                    return Err(err.into());
                 }
                 Claim::Lost => {}
                 Claim::Refused {
@@ -352,6 +371,21 @@ impl FunctionLoop {
         });
     }
 
+    /// Ends an attempt whose object could not be fetched.
+    async fn give_back(&mut self, attempt: Attempt) {
+        self.busy.insert(attempt.key.clone());
+        let attempt = attempt::abandoned(&self.node, attempt, "the object store failed").await;
+        self.finish(attempt);
+    }
+
+    fn finish(&mut self, attempt: Attempt) {
+        let node = self.node.clone();
+        self.finishing.spawn(async move {
+            attempt::finish(&node, attempt.clone()).await;
+            attempt
+        });
+    }
+
     fn on_ran(&mut self, ran: Result<(u32, Attempt), tokio::task::JoinError>) {
         let (slot, attempt) = ran.expect("a task's future does not panic and is not aborted");
         if self
@@ -363,11 +397,7 @@ impl FunctionLoop {
         }
         self.idle_since = Instant::now();
         self.poll = self.node.config.poll_busy();
-        let node = self.node.clone();
-        self.finishing.spawn(async move {
-            attempt::finish(&node, attempt.clone()).await;
-            attempt
-        });
+        self.finish(attempt);
     }
 
     fn on_finished(&mut self, finished: Result<Attempt, tokio::task::JoinError>) {

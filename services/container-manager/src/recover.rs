@@ -25,6 +25,7 @@ use crate::warm::{self, WarmContainer};
 
 /// How often an adopted task is looked at: its connection was lost with the manager that started it.
 const ADOPTED_POLL: Duration = Duration::from_millis(20);
+const RESTARTED: &str = "the node was restarted";
 
 #[derive(Debug, thiserror::Error)]
 pub enum RecoverError {
@@ -68,11 +69,9 @@ pub async fn recover(node: &Node) -> Result<Recovered, RecoverError> {
                 }
                 node.journal.forget(attempt.session).await?;
             }
-            State::Licensed { licence } => {
-                recovered
-                    .unfinished
-                    .push(attempt::lost(node, attempt, licence, None).await);
-            }
+            State::Licensed { .. } => recovered
+                .unfinished
+                .push(attempt::abandoned(node, attempt, RESTARTED).await),
             State::Running { licence, run } => {
                 let adopted = recovered.adopted.get_mut(&attempt.function);
                 match adopted
@@ -81,7 +80,7 @@ pub async fn recover(node: &Node) -> Result<Recovered, RecoverError> {
                     Some((adopted, started)) => adopted.running.push((attempt, licence, started)),
                     None => recovered
                         .unfinished
-                        .push(attempt::lost(node, attempt, licence, Some(run)).await),
+                        .push(attempt::abandoned(node, attempt, RESTARTED).await),
                 }
             }
             State::Ended { .. } | State::Settled { .. } => recovered.unfinished.push(attempt),

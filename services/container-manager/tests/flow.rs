@@ -351,6 +351,8 @@ async fn a_store_that_fails_now_and_then_loses_nothing() {
     let world = World::with_script("true").await;
     for number in 0..10 {
         world.put(&format!("input/{number}"), "");
+        // Each time the failures begin at another step of the task.
+        tokio::time::sleep(Duration::from_millis(3 * number)).await;
         world.store.fail_next(3);
     }
     world
