@@ -85,8 +85,10 @@ pub struct Images {
     root: PathBuf,
     tool: Arc<dyn ImageTool>,
     builds: bool,
-    /// One at a time: unpacking is bound by the disk, and two functions may bring the same image.
-    preparing: Mutex<()>,
+    /// One at a time: it is bound by the disk, and two functions may bring the same image.
+    unpacking: Mutex<()>,
+    /// One at a time, and nobody but another build waits for it: a definition may take its whole time limit.
+    building: Mutex<()>,
 }
 
 impl Images {
@@ -95,7 +97,8 @@ impl Images {
             root,
             tool,
             builds,
-            preparing: Mutex::new(()),
+            unpacking: Mutex::new(()),
+            building: Mutex::new(()),
         }
     }
 
@@ -106,7 +109,6 @@ impl Images {
         bucket: &str,
         object: &ImageObject,
     ) -> Result<Image, ImageError> {
-        let _one_at_a_time = self.preparing.lock().await;
         let version = self.version_file(bucket, object);
         if let Ok(digest) = std::fs::read_to_string(&version) {
             let image = Image {
@@ -132,11 +134,10 @@ impl Images {
             let path = path.to_owned();
             move |err| ImageError::Disk { path, err }
         };
-        let folder = self.root.join("incoming");
-        std::fs::create_dir_all(&folder).map_err(disk(&folder))?;
-        let is_definition = object.key.ends_with(".def");
-        let incoming = folder.join(if is_definition { "image.def" } else { "image.sif" });
-        let fetched = store.download(bucket, &object.key, &incoming).await?;
+        std::fs::create_dir_all(&self.root).map_err(disk(&self.root))?;
+        let incoming = tempfile::tempdir_in(&self.root).map_err(disk(&self.root))?;
+        let file = incoming.path().join("image");
+        let fetched = store.download(bucket, &object.key, &file).await?;
         let fetched = fetched.ok_or_else(|| ImageError::Gone { key: key() })?;
         let image = Image {
             folder: self.root.join(&fetched.sha256),
@@ -144,20 +145,23 @@ impl Images {
         };
         if !image.folder.is_dir() {
             let broken = |err| ImageError::Broken { key: key(), err };
-            if is_definition {
+            let sif = if object.key.ends_with(".def") {
                 if !self.builds {
                     return Err(ImageError::BuildsOff { key: key() });
                 }
-                let sif = folder.join("built.sif");
-                self.tool.build(&incoming, &sif).await.map_err(broken)?;
-                self.tool.unpack(&sif, &image.folder).await.map_err(broken)?;
-                std::fs::remove_file(&sif).map_err(disk(&sif))?;
+                let built = incoming.path().join("built.sif");
+                let _one_at_a_time = self.building.lock().await;
+                self.tool.build(&file, &built).await.map_err(broken)?;
+                built
             } else {
-                self.tool.unpack(&incoming, &image.folder).await.map_err(broken)?;
+                file
+            };
+            let _one_at_a_time = self.unpacking.lock().await;
+            if !image.folder.is_dir() {
+                self.tool.unpack(&sif, &image.folder).await.map_err(broken)?;
+                info!(bucket, key = object.key, digest = image.digest, "image prepared");
             }
-            info!(bucket, key = object.key, digest = image.digest, "image prepared");
         }
-        std::fs::remove_file(&incoming).map_err(disk(&incoming))?;
         std::fs::write(version, &image.digest).map_err(disk(version))?;
         Ok(image)
     }

@@ -6,13 +6,14 @@
 //! readable for all, and use the network, of which it needs some to fetch packages.
 
 use std::env;
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, chown};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
+use rustix::fs::OFlags;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
@@ -90,8 +91,24 @@ impl ApptainerTool {
             return Err(ContainerError::ToolFailed { what, said });
         }
         // Not a rename: the two may be on different file systems.
-        fs::copy(&built, sif).map_err(disk(sif))?;
+        let mut image = open_plain_file(&built).map_err(disk(&built))?;
+        let mut copy = File::create(sif).map_err(disk(sif))?;
+        io::copy(&mut image, &mut copy).map_err(disk(sif))?;
         Ok(())
+    }
+}
+
+/// Opens what the build left, which could be a link to what only root may read, or a FIFO that nobody writes to.
+fn open_plain_file(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = File::options()
+        .read(true)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::ErrorKind::InvalidData.into())
     }
 }
 
