@@ -18,10 +18,11 @@ case ${1:-} in
   *) wrong_usage "unknown argument \`$1\`" ;;
 esac
 
-# cargo names the test program where it tells people about it.
-program=$(cargo test --locked --no-run --package container-manager --test cgroup 2>&1 |
+# cargo names the test program where it tells people about it. With the features of the whole workspace, as the tests
+# before have built it: asked for one package alone, cargo would build half of the dependencies anew.
+program=$(cargo test --locked --no-run --workspace --test cgroup 2>&1 |
   sed -n 's/^ *Executable .*(\(.*\))$/\1/p')
-[ -n "$program" ] || die 'the control group tests could not be built' 'cargo test --package container-manager --test cgroup'
+[ -n "$program" ] || die 'the control group tests could not be built' 'cargo test --workspace --test cgroup'
 
 share=$(mktemp -d -t gridfaas-guest.XXXXXX)
 at_exit rm -rf "$share"

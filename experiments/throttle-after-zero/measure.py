@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 
-FUNDS_GRC, FUNDS_US = "0.002", 1_200_000
+FUNDS_GRC, FUNDS_US = "0.00200000", 1_200_000
 HALFORDS_PER_CORE_SECOND = 100_000_000 / 600
 FLOOR_US_PER_S = 500_000
 SCRIPT = "while :; do :; done &\nwhile :; do :; done\n"

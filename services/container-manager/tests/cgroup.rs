@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -119,8 +119,18 @@ fn on_each_arrangement(test: impl AsyncFn(&Tree)) {
     }
 }
 
-/// A shell script that waits until it has been placed.
+/// A shell script that waits until it has been placed. Killed when dropped, wherever it is by then: without its
+/// standard input it would go on by itself.
 struct Script(Child);
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        self.0
+            .kill()
+            .and_then(|()| self.0.wait())
+            .expect("the script can be killed");
+    }
+}
 
 impl Script {
     fn spawn(body: &str) -> Self {
@@ -155,9 +165,12 @@ impl Script {
     }
 
     /// Waits for the end and returns what it printed.
-    fn output(self) -> String {
-        let output = self.0.wait_with_output().expect("the script can be waited for");
-        String::from_utf8(output.stdout).expect("it prints text")
+    fn output(mut self) -> String {
+        let mut text = String::new();
+        let mut stdout = self.0.stdout.take().expect("it is piped");
+        stdout.read_to_string(&mut text).expect("it prints text");
+        self.0.wait().expect("the script can be waited for");
+        text
     }
 
     fn reap(mut self) {
