@@ -4,7 +4,7 @@
 //! stage ─► place in its cgroup ─► run ─► cgroup empty, counter final ─► results to the spool ─► close ─► publish
 //! ```
 //! The task leaves its slot as soon as its results are on this node's disk ([`execute`]); charging and publishing go
-//! on beside the next task ([`finish`]).
+//! on beside the next task ([`crate::finish`]).
 
 use std::io;
 use std::sync::Arc;
@@ -21,13 +21,15 @@ use units::{Billing, CpuTime, Timestamp};
 use crate::cgroup::{CgroupError, TaskGroup, TaskLimits};
 use crate::container::{ContainerError, ExitRecord, Outcome, RunLimits, RunRequest, RunningTask};
 use crate::credit::SessionState;
+use crate::finish;
+use crate::freezer::Freezer;
 use crate::function::FunctionSettings;
 use crate::journal::JournalError;
+use crate::live_log::LogUploads;
 use crate::meter::Signal;
 use crate::node::Node;
-use crate::publish::{self, PublishError, Settled};
 use crate::store::StoreError;
-use crate::task::{Attempt, Bill, CpuUsage, Digests, Ending, How, Licence, Run, State, Verdict};
+use crate::task::{Attempt, CpuUsage, Digests, Ending, How, Licence, Run, State};
 use crate::utils::Script;
 use crate::warm::WarmContainer;
 
@@ -208,12 +210,7 @@ pub async fn watch_over(
         .meter
         .add_task(run.container, group.clone(), &licence, run.session.clone());
     let uploads = LogUploads::start(node, &attempt);
-    let mut freezer = Freezer {
-        group: group.as_ref(),
-        hold: node.config.hold(),
-        frozen_since: None,
-        frozen: Duration::ZERO,
-    };
+    let mut freezer = Freezer::new(group.as_ref(), node.config.hold());
     let timeout = Duration::from_millis(run.timeout_ms);
     let spool = node.spool(attempt.session);
     let mut how = match until_end(task, signal, &mut freezer, timeout, stop).await {
@@ -283,7 +280,7 @@ async fn until_end(
     let started = Instant::now();
     loop {
         // Frozen time is not the task's own.
-        let timeout_at = started + timeout + freezer.frozen;
+        let timeout_at = started + timeout + freezer.past();
         tokio::select! {
             ended = task.wait() => return ended.map_or(End::Unrecorded, End::Recorded),
             changed = signal.changed() => {
@@ -297,7 +294,7 @@ async fn until_end(
                 }
             }
             () = freezer.hold_over() => return End::Stopped(How::Aborted),
-            () = tokio::time::sleep_until(timeout_at), if freezer.frozen_since.is_none() => return End::Stopped(How::TimedOut),
+            () = tokio::time::sleep_until(timeout_at), if !freezer.is_frozen() => return End::Stopped(How::TimedOut),
             () = stop.cancelled() => return End::Stopped(How::PlatformFault { what: "the node was shut down".to_owned() }),
         }
     }
@@ -321,75 +318,6 @@ fn how_of(record: ExitRecord) -> How {
         // By the shells' convention; the log says the rest.
         Outcome::ExecFailed { .. } => How::Exited { code: 127 },
         Outcome::SetupFailed { error } => How::PlatformFault { what: error },
-    }
-}
-
-/// Keeps a task still at its debt limit, for as long as the hold lasts.
-struct Freezer<'a> {
-    group: &'a dyn TaskGroup,
-    hold: Duration,
-    frozen_since: Option<Instant>,
-    frozen: Duration,
-}
-
-impl Freezer<'_> {
-    async fn freeze(&mut self) {
-        self.frozen_since.get_or_insert_with(Instant::now);
-        if let Err(err) = self.group.freeze().await {
-            warn!(error = %Chain(&err), "task not frozen at once");
-        }
-    }
-
-    fn thaw(&mut self) {
-        if let Some(since) = self.frozen_since.take() {
-            self.frozen += since.elapsed();
-        }
-        if let Err(err) = self.group.thaw() {
-            warn!(error = %Chain(&err), "task not thawed");
-        }
-    }
-
-    /// Ends when a frozen task has waited long enough; never for one that runs.
-    async fn hold_over(&self) {
-        match self.frozen_since {
-            Some(since) => tokio::time::sleep_until(since + self.hold).await,
-            None => std::future::pending().await,
-        }
-    }
-
-    fn total(&self) -> Duration {
-        self.frozen + self.frozen_since.map_or(Duration::ZERO, |since| since.elapsed())
-    }
-}
-
-/// Uploads the log of a running task now and then, if it grew. Stops when dropped.
-struct LogUploads(tokio::task::JoinHandle<()>);
-
-impl LogUploads {
-    fn start(node: &Node, attempt: &Attempt) -> Self {
-        let (store, spool) = (node.store.clone(), node.spool(attempt.session));
-        let (bucket, key) = (attempt.function.to_string(), attempt.key.log());
-        let pause = Duration::from_millis(node.config.log_upload_ms);
-        Self(tokio::spawn(async move {
-            let mut uploaded = 0;
-            loop {
-                tokio::time::sleep(pause).await;
-                let size = std::fs::metadata(spool.log()).map_or(0, |log| log.len());
-                if size == uploaded {
-                    continue;
-                }
-                match publish::upload_log(store.as_ref(), &bucket, &key, &spool).await {
-                    Ok(()) => uploaded = size,
-                    Err(err) => warn!(error = %Chain(&err), "live log not uploaded, will retry"),
-                }
-            }
-        }))
-    }
-}
-
-impl Drop for LogUploads {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 
@@ -453,7 +381,7 @@ async fn end(
         "task ended"
     );
     attempt.state = State::Ended { licence, run, ending };
-    record(node, &attempt).await;
+    finish::record(node, &attempt).await;
     attempt
 }
 
@@ -465,89 +393,4 @@ pub async fn abandoned(node: &Node, attempt: Attempt, what: &str) -> Attempt {
     let run = attempt.run().cloned();
     let ending = fault(node.clock.now(), what.to_owned());
     end(node, attempt, licence, run, ending).await
-}
-
-/// A journal that cannot be written is retried for ever: without it nothing may go on, and nothing is lost by waiting.
-async fn record(node: &Node, attempt: &Attempt) {
-    let write = || node.journal.record(attempt);
-    let written = write
-        .retry(patiently())
-        .notify(|err: &JournalError, _| error!(error = %Chain(err), "journal not written, will retry"))
-        .await;
-    debug_assert!(written.is_ok(), "retried for ever");
-}
-
-/// Charges an ended attempt and brings the bucket up to date. Can be cut off anywhere and begun again.
-pub async fn finish(node: &Node, mut attempt: Attempt) {
-    if let State::Ended { licence, run, ending } = attempt.state.clone() {
-        let verdict = attempt.verdict().unwrap_or(Verdict::PlatformFault);
-        let close = || node.credit.close(attempt.session, ending.usage.billed, verdict);
-        let closed = close
-            .retry(patiently())
-            .when(crate::credit::CreditError::is_transient)
-            .notify(|err, _| warn!(error = %Chain(err), "session not closed, will retry"))
-            .await;
-        let (ending, bill) = match closed {
-            Ok(bill) => (ending, bill),
-            Err(err) => {
-                // Its lease ran out, or was never given: nothing of it may be seen, and the task is anybody's again.
-                error!(session = %attempt.session, error = %Chain(&err), "session not closed, its work is void");
-                let how = How::PlatformFault {
-                    what: format!("the session was lost: {err}"),
-                };
-                (Ending { how, ..ending }, Bill::default())
-            }
-        };
-        attempt.state = State::Settled {
-            licence,
-            run,
-            ending,
-            bill,
-        };
-        record(node, &attempt).await;
-    }
-    if let State::Settled {
-        licence,
-        run,
-        ending,
-        bill,
-    } = attempt.state.clone()
-    {
-        let spool = node.spool(attempt.session);
-        let verdict = attempt.verdict().unwrap_or(Verdict::PlatformFault);
-        let settled = Settled {
-            attempt: &attempt,
-            licence: &licence,
-            run: run.as_ref(),
-            ending: &ending,
-            bill: &bill,
-            verdict,
-        };
-        let publish = || publish::publish(node.store.as_ref(), &spool, &settled);
-        let published = publish
-            .retry(patiently())
-            .when(PublishError::is_worth_a_retry)
-            .notify(|err, _| warn!(error = %Chain(err), "results not published, will retry"))
-            .await;
-        if let Err(err) = published {
-            error!(session = %attempt.session, error = %Chain(&err), "results cannot be published");
-        }
-        if let Err(err) = spool.discard_results() {
-            warn!(error = %Chain(&err), "spooled results stay on disk");
-        }
-        attempt.state = State::Over {
-            licence: Some(licence),
-            run,
-            ending: Some(ending),
-            bill: Some(bill),
-        };
-        record(node, &attempt).await;
-    }
-}
-
-fn patiently() -> ExponentialBuilder {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(100))
-        .with_max_delay(Duration::from_secs(10))
-        .without_max_times()
 }

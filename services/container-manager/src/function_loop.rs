@@ -17,6 +17,7 @@ use crate::attempt::{self, Plan};
 use crate::balance;
 use crate::claim::{Claim, ClaimError, Claimer};
 use crate::credit::{Refusal, SessionState};
+use crate::finish;
 use crate::function::{FunctionSettings, retry_delay};
 use crate::layout::{self, TaskKey};
 use crate::node::Node;
@@ -381,7 +382,7 @@ impl FunctionLoop {
     fn finish(&mut self, attempt: Attempt) {
         let node = self.node.clone();
         self.finishing.spawn(async move {
-            attempt::finish(&node, attempt.clone()).await;
+            finish::finish(&node, attempt.clone()).await;
             attempt
         });
     }

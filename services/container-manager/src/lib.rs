@@ -9,7 +9,8 @@
 //! | a container is there, or is started from the function's image | [`warm`], [`image`], [`staging`], [`container`] |
 //! | the script runs in a cgroup of its own | [`attempt`], [`task`], [`cgroup`] |
 //! | its CPU time is read, its grant enforced, its limit scaled, its total reported | [`meter`], [`restriction`], [`scaler`] |
-//! | it ends; results leave the container; the session is closed and charged | [`attempt`], [`spool`], [`credit`] |
+//! | it ends; its results leave the container | [`attempt`], [`spool`] |
+//! | the session is closed and charged | [`finish`], [`credit`] |
 //! | results, log and receipt go to the bucket, then the object goes to `output/` | [`publish`], [`layout`] |
 //! | after a crash, the journal tells where to go on | [`journal`], [`recover`] |
 
@@ -21,6 +22,7 @@ pub mod claim;
 pub mod config;
 pub mod container;
 pub mod credit;
+pub mod finish;
 pub mod function;
 pub mod function_loop;
 pub mod image;
@@ -42,6 +44,8 @@ pub mod task;
 pub mod utils;
 pub mod warm;
 
+mod freezer;
+mod live_log;
 mod serve;
 
 pub use config::Config;

@@ -4,6 +4,8 @@
 //! first of them can be reached at the present allocation. credit-manager being away changes nothing but the size of
 //! the next grant.
 
+mod live;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,26 +15,24 @@ use service_kit::Chain;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 use units::{
     Amount, Billing, ContainerId, CpuPrice, CpuTime, FunctionName, MilliCores, Restriction, SessionId,
     Standing, Timestamp, UserName,
 };
 
-use crate::cgroup::{CgroupError, ContainerGroup, TaskGroup, Weight};
+use crate::cgroup::{ContainerGroup, TaskGroup};
 use crate::credit::{Credit, SessionState, Usage};
-use crate::restriction;
 use crate::scaler::headroom::{self, Demand};
-use crate::scaler::{CpuLimits, Sample, Scaler, ScalerConfig};
+use crate::scaler::{CpuLimits, Scaler, ScalerConfig};
 use crate::task::Licence;
+
+use live::{LiveContainer, LiveTask};
 
 /// Reports are not sent faster than this, whatever asks for them: each is a durable write at the other end.
 const REPORT_PAUSE: Duration = Duration::from_millis(100);
 /// The shortest look-ahead: the kernel's counter moves in steps of up to 8 ms while a process runs.
 const LOOK_MIN: Duration = Duration::from_millis(5);
-
-/// What is shown as a container's use is averaged over this long.
-const USED_OVER: Duration = Duration::from_secs(1);
 
 /// What a running task is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,41 +72,6 @@ pub struct AccountView {
     pub price: CpuPrice,
     /// The CPU that is being charged here now.
     pub burning: MilliCores,
-}
-
-struct LiveContainer {
-    info: ContainerInfo,
-    group: Arc<dyn ContainerGroup>,
-    limits: CpuLimits,
-    scaler: Scaler,
-    allocation: MilliCores,
-    restriction: Restriction,
-    /// The average over the last whole [`USED_OVER`].
-    used: MilliCores,
-    used_since: Option<(Instant, CpuTime)>,
-    read_at: Option<Instant>,
-    tasks: BTreeMap<SessionId, LiveTask>,
-}
-
-struct LiveTask {
-    group: Arc<dyn TaskGroup>,
-    billing: Billing,
-    price: CpuPrice,
-    state: SessionState,
-    /// CPU time used, by the last reading.
-    used: CpuTime,
-    /// Millicores × microseconds since the session began, for `current` billing.
-    reserved: u128,
-    signal: watch::Sender<Signal>,
-}
-
-impl LiveTask {
-    fn billed(&self) -> CpuTime {
-        match self.billing {
-            Billing::Used => self.used,
-            Billing::Current => CpuTime::from_micros(u64::try_from(self.reserved / 1000).unwrap_or(u64::MAX)),
-        }
-    }
 }
 
 /// Everything that runs on this node.
@@ -412,83 +377,6 @@ impl Meter {
                     break;
                 }
             }
-        }
-    }
-}
-
-impl LiveContainer {
-    fn read(&mut self, now: Instant) -> Result<(), CgroupError> {
-        for task in self.tasks.values_mut() {
-            task.used = task.used.max(task.group.cpu_time()?);
-        }
-        if let Some(before) = self.read_at.replace(now) {
-            let share = u128::try_from(self.tasks.len()).unwrap_or(1).max(1);
-            let reserved = u128::from(self.allocation.millicores()) * (now - before).as_micros() / share;
-            for task in self.tasks.values_mut() {
-                task.reserved += reserved;
-            }
-        }
-        let total = self.group.cpu_total()?;
-        let (since, before) = *self.used_since.get_or_insert((now, total));
-        if now - since >= USED_OVER {
-            self.used = MilliCores::that_delivers(total.saturating_sub(before), now - since);
-            self.used_since = Some((now, total));
-        }
-        Ok(())
-    }
-
-    /// Tells every task what it may do. Returns whether a restriction changed.
-    fn enforce(&mut self) -> bool {
-        let mut hardest = Restriction::None;
-        for task in self.tasks.values_mut() {
-            let restriction = restriction::effective(&task.state, task.billed());
-            hardest = hardest.max(restriction);
-            let signal = if restriction == Restriction::Stop {
-                Signal::Freeze
-            } else {
-                Signal::Run
-            };
-            task.signal.send_if_modified(|told| {
-                let news = *told != Signal::Lost && *told != signal;
-                if news {
-                    *told = signal;
-                }
-                news
-            });
-        }
-        let changed = hardest != self.restriction;
-        if changed {
-            info!(container_id = %self.group.id(), from = %self.restriction, to = %hardest, "restriction");
-            let weight = if hardest == Restriction::None {
-                Weight::Normal
-            } else {
-                Weight::Lowest
-            };
-            if let Err(err) = self.group.set_weight(weight) {
-                warn!(error = %Chain(&err), "weight not changed");
-            }
-            self.restriction = hardest;
-        }
-        changed
-    }
-
-    fn until_next_mark(&self) -> Option<Duration> {
-        let of = |task: &LiveTask| restriction::until_next_mark(&task.state, task.billed(), self.allocation);
-        self.tasks.values().filter_map(of).min()
-    }
-
-    fn desired(&mut self, now: Instant) -> MilliCores {
-        let desired = match self.group.cpu_stat() {
-            Ok(stat) => self.scaler.on_sample(&Sample {
-                at: now,
-                stat,
-                allocation: self.allocation,
-            }),
-            Err(_) => self.allocation,
-        };
-        match self.restriction {
-            Restriction::None => desired,
-            Restriction::Throttle | Restriction::Stop => desired.min(self.limits.floor()),
         }
     }
 }

@@ -15,11 +15,11 @@ use tracing::{info, warn};
 use units::FunctionName;
 
 use crate::api::Api;
-use crate::attempt;
 use crate::cgroup::{CpuController, Hierarchies, KernelCpuController};
 use crate::config::Config;
 use crate::container::{ApptainerRuntime, ApptainerTool, ContainerError, ContainerRuntime};
 use crate::credit::{Credit, GrpcCredit};
+use crate::finish;
 use crate::image::{ImageTool, Images};
 use crate::intake::{self, Registry};
 use crate::journal::Journal;
@@ -146,7 +146,7 @@ pub async fn run(
     });
     for attempt in recovered.unfinished {
         let node = node.clone();
-        tokio::spawn(async move { attempt::finish(&node, attempt).await });
+        tokio::spawn(async move { finish::finish(&node, attempt).await });
     }
     info!(node = %node.config.node, capacity = %node.meter.capacity(), "container-manager is ready");
     supervisor.drain(DRAIN).await;

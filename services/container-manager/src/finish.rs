@@ -1,0 +1,98 @@
+//! CHARGE, and what follows it: an ended attempt is charged, published, and over.
+
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable as _};
+use service_kit::Chain;
+use tracing::{error, warn};
+
+use crate::credit::CreditError;
+use crate::journal::JournalError;
+use crate::node::Node;
+use crate::publish::{self, PublishError, Settled};
+use crate::task::{Attempt, Bill, Ending, How, State, Verdict};
+
+/// Charges an ended attempt and brings the bucket up to date. Can be cut off anywhere and begun again.
+pub async fn finish(node: &Node, mut attempt: Attempt) {
+    if let State::Ended { licence, run, ending } = attempt.state.clone() {
+        let verdict = attempt.verdict().unwrap_or(Verdict::PlatformFault);
+        let close = || node.credit.close(attempt.session, ending.usage.billed, verdict);
+        let closed = close
+            .retry(patiently())
+            .when(CreditError::is_transient)
+            .notify(|err, _| warn!(error = %Chain(err), "session not closed, will retry"))
+            .await;
+        let (ending, bill) = match closed {
+            Ok(bill) => (ending, bill),
+            Err(err) => {
+                // Its lease ran out, or was never given: nothing of it may be seen, and the task is anybody's again.
+                error!(session = %attempt.session, error = %Chain(&err), "session not closed, its work is void");
+                let how = How::PlatformFault {
+                    what: format!("the session was lost: {err}"),
+                };
+                (Ending { how, ..ending }, Bill::default())
+            }
+        };
+        attempt.state = State::Settled {
+            licence,
+            run,
+            ending,
+            bill,
+        };
+        record(node, &attempt).await;
+    }
+    if let State::Settled {
+        licence,
+        run,
+        ending,
+        bill,
+    } = attempt.state.clone()
+    {
+        let spool = node.spool(attempt.session);
+        let verdict = attempt.verdict().unwrap_or(Verdict::PlatformFault);
+        let settled = Settled {
+            attempt: &attempt,
+            licence: &licence,
+            run: run.as_ref(),
+            ending: &ending,
+            bill: &bill,
+            verdict,
+        };
+        let publish = || publish::publish(node.store.as_ref(), &spool, &settled);
+        let published = publish
+            .retry(patiently())
+            .when(PublishError::is_worth_a_retry)
+            .notify(|err, _| warn!(error = %Chain(err), "results not published, will retry"))
+            .await;
+        if let Err(err) = published {
+            error!(session = %attempt.session, error = %Chain(&err), "results cannot be published");
+        }
+        if let Err(err) = spool.discard_results() {
+            warn!(error = %Chain(&err), "spooled results stay on disk");
+        }
+        attempt.state = State::Over {
+            licence: Some(licence),
+            run,
+            ending: Some(ending),
+            bill: Some(bill),
+        };
+        record(node, &attempt).await;
+    }
+}
+
+fn patiently() -> ExponentialBuilder {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(100))
+        .with_max_delay(Duration::from_secs(10))
+        .without_max_times()
+}
+
+/// A journal that cannot be written is retried for ever: without it nothing may go on, and nothing is lost by waiting.
+pub(crate) async fn record(node: &Node, attempt: &Attempt) {
+    let write = || node.journal.record(attempt);
+    let written = write
+        .retry(patiently())
+        .notify(|err: &JournalError, _| error!(error = %Chain(err), "journal not written, will retry"))
+        .await;
+    debug_assert!(written.is_ok(), "retried for ever");
+}

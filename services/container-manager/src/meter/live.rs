@@ -1,0 +1,133 @@
+//! One container and its tasks, as the meter last saw them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use service_kit::Chain;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::{info, warn};
+use units::{Billing, CpuPrice, CpuTime, MilliCores, Restriction, SessionId};
+
+use super::{ContainerInfo, Signal};
+use crate::cgroup::{CgroupError, ContainerGroup, TaskGroup, Weight};
+use crate::credit::SessionState;
+use crate::restriction;
+use crate::scaler::{CpuLimits, Sample, Scaler};
+
+/// What is shown as a container's use is averaged over this long.
+const USED_OVER: Duration = Duration::from_secs(1);
+
+pub(super) struct LiveContainer {
+    pub(super) info: ContainerInfo,
+    pub(super) group: Arc<dyn ContainerGroup>,
+    pub(super) limits: CpuLimits,
+    pub(super) scaler: Scaler,
+    pub(super) allocation: MilliCores,
+    pub(super) restriction: Restriction,
+    /// The average over the last whole [`USED_OVER`].
+    pub(super) used: MilliCores,
+    pub(super) used_since: Option<(Instant, CpuTime)>,
+    pub(super) read_at: Option<Instant>,
+    pub(super) tasks: BTreeMap<SessionId, LiveTask>,
+}
+
+pub(super) struct LiveTask {
+    pub(super) group: Arc<dyn TaskGroup>,
+    pub(super) billing: Billing,
+    pub(super) price: CpuPrice,
+    pub(super) state: SessionState,
+    /// CPU time used, by the last reading.
+    pub(super) used: CpuTime,
+    /// Millicores × microseconds since the session began, for `current` billing.
+    pub(super) reserved: u128,
+    pub(super) signal: watch::Sender<Signal>,
+}
+
+impl LiveTask {
+    /// What credit-manager is told.
+    pub(super) fn billed(&self) -> CpuTime {
+        match self.billing {
+            Billing::Used => self.used,
+            Billing::Current => CpuTime::from_micros(u64::try_from(self.reserved / 1000).unwrap_or(u64::MAX)),
+        }
+    }
+}
+
+impl LiveContainer {
+    pub(super) fn read(&mut self, now: Instant) -> Result<(), CgroupError> {
+        for task in self.tasks.values_mut() {
+            task.used = task.used.max(task.group.cpu_time()?);
+        }
+        if let Some(before) = self.read_at.replace(now) {
+            let share = u128::try_from(self.tasks.len()).unwrap_or(1).max(1);
+            let reserved = u128::from(self.allocation.millicores()) * (now - before).as_micros() / share;
+            for task in self.tasks.values_mut() {
+                task.reserved += reserved;
+            }
+        }
+        let total = self.group.cpu_total()?;
+        let (since, before) = *self.used_since.get_or_insert((now, total));
+        if now - since >= USED_OVER {
+            self.used = MilliCores::that_delivers(total.saturating_sub(before), now - since);
+            self.used_since = Some((now, total));
+        }
+        Ok(())
+    }
+
+    /// Tells every task what it may do. Returns whether a restriction changed.
+    pub(super) fn enforce(&mut self) -> bool {
+        let mut hardest = Restriction::None;
+        for task in self.tasks.values_mut() {
+            let restriction = restriction::effective(&task.state, task.billed());
+            hardest = hardest.max(restriction);
+            let signal = if restriction == Restriction::Stop {
+                Signal::Freeze
+            } else {
+                Signal::Run
+            };
+            task.signal.send_if_modified(|told| {
+                let news = *told != Signal::Lost && *told != signal;
+                if news {
+                    *told = signal;
+                }
+                news
+            });
+        }
+        let changed = hardest != self.restriction;
+        if changed {
+            info!(container_id = %self.group.id(), from = %self.restriction, to = %hardest, "restriction");
+            let weight = if hardest == Restriction::None {
+                Weight::Normal
+            } else {
+                Weight::Lowest
+            };
+            if let Err(err) = self.group.set_weight(weight) {
+                warn!(error = %Chain(&err), "weight not changed");
+            }
+            self.restriction = hardest;
+        }
+        changed
+    }
+
+    pub(super) fn until_next_mark(&self) -> Option<Duration> {
+        let of = |task: &LiveTask| restriction::until_next_mark(&task.state, task.billed(), self.allocation);
+        self.tasks.values().filter_map(of).min()
+    }
+
+    pub(super) fn desired(&mut self, now: Instant) -> MilliCores {
+        let desired = match self.group.cpu_stat() {
+            Ok(stat) => self.scaler.on_sample(&Sample {
+                at: now,
+                stat,
+                allocation: self.allocation,
+            }),
+            Err(_) => self.allocation,
+        };
+        match self.restriction {
+            Restriction::None => desired,
+            Restriction::Throttle | Restriction::Stop => desired.min(self.limits.floor()),
+        }
+    }
+}
