@@ -203,6 +203,7 @@ mod tests {
         assert_eq!(config.poll_idle_ms, default_poll_idle_ms());
         assert_eq!(config.log_bytes_max, default_log_bytes_max());
         assert_eq!(config.uid_first, default_uid_first());
+        assert_eq!(config.scaler, ScalerConfig::default());
     }
 
     #[test]
