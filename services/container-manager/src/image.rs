@@ -136,7 +136,10 @@ impl Images {
         };
         std::fs::create_dir_all(&self.root).map_err(disk(&self.root))?;
         let incoming = tempfile::tempdir_in(&self.root).map_err(disk(&self.root))?;
-        let file = incoming.path().join("image");
+        let is_definition = object.key.ends_with(".def");
+        let file = incoming
+            .path()
+            .join(if is_definition { "image.def" } else { "image.sif" });
         let fetched = store.download(bucket, &object.key, &file).await?;
         let fetched = fetched.ok_or_else(|| ImageError::Gone { key: key() })?;
         let image = Image {
@@ -145,7 +148,7 @@ impl Images {
         };
         if !image.folder.is_dir() {
             let broken = |err| ImageError::Broken { key: key(), err };
-            let sif = if object.key.ends_with(".def") {
+            let sif = if is_definition {
                 if !self.builds {
                     return Err(ImageError::BuildsOff { key: key() });
                 }

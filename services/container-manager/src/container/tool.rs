@@ -67,7 +67,9 @@ impl ApptainerTool {
     ///
     /// Not by `apptainer build`, which takes a text file for a definition, whatever it is called, and runs what it says.
     pub async fn unpack(&self, sif: &Path, folder: &Path) -> Result<(), ContainerError> {
-        let what = || "the image cannot be read".to_owned();
+        // Its own name and no path: this is shown to users.
+        let name = sif.file_name().unwrap_or_default().display();
+        let what = || format!("the image `{name}` cannot be read");
         let mut list = Command::new(&self.path);
         list.args(["sif", "list"]).arg(sif);
         let listing = finish(&mut list, what(), UNPACK_TIMEOUT).await?;
@@ -85,7 +87,7 @@ impl ApptainerTool {
         unsquashfs.arg(&partial).arg(sif);
         let unpacked = finish(
             &mut unsquashfs,
-            "the image cannot be unpacked".to_owned(),
+            format!("the image `{name}` cannot be unpacked"),
             UNPACK_TIMEOUT,
         )
         .await;
