@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use service_kit::Chain;
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use units::{FunctionName, UserName};
@@ -72,13 +72,14 @@ impl Registry {
     }
 }
 
-/// Serves every registered function until shutdown, then brings running tasks to rest and waits for them.
+/// Serves every registered function until shutdown, then brings running tasks to rest and waits for them. Errors if one
+/// function's loop breaks, which is a defect.
 pub async fn run(
     node: Arc<Node>,
     registry: Arc<Registry>,
     mut adopted: HashMap<FunctionName, Adopted>,
     shutdown: CancellationToken,
-) -> Result<(), std::convert::Infallible> {
+) -> Result<(), JoinError> {
     let mut loops = JoinSet::new();
     while !shutdown.is_cancelled() {
         match node.credit.functions().await {
@@ -104,6 +105,9 @@ pub async fn run(
         tokio::select! {
             () = tokio::time::sleep(FUNCTIONS_POLL) => {}
             () = registry.look_for_functions.notified() => {}
+            // Its tasks would run on unwatched. The service stops, and with it all that runs; a new start takes up from
+            // the journal.
+            Some(Err(defect)) = loops.join_next() => return Err(defect),
             () = shutdown.cancelled() => {}
         }
     }
