@@ -5,6 +5,7 @@
     reason = "in a test, a panic is how a failure is reported"
 )]
 
+#[expect(dead_code, reason = "the other tests use the rest")]
 mod wallet;
 
 use std::time::Duration;

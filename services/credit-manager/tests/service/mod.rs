@@ -1,5 +1,6 @@
 //! The real service on a port of its own, over a wallet that a test holds.
 
+use std::ops::{Deref, DerefMut};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,13 +23,33 @@ pub(crate) const NODE: &str = "node-1";
 pub(crate) const CORE_SECOND: u64 = 1_000_000;
 
 /// How long a test waits for what has to happen.
-const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
-pub(crate) struct Service {
+/// What a test asks a credit-manager, wherever it runs.
+pub(crate) struct Client {
     pub(crate) sessions: SessionServiceClient<Channel>,
     pub(crate) accounts: AccountServiceClient<Channel>,
+}
+
+/// A credit-manager in the test's own process.
+pub(crate) struct Service {
+    client: Client,
     shutdown: CancellationToken,
     ended: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Deref for Service {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl DerefMut for Service {
+    fn deref_mut(&mut self) -> &mut Client {
+        &mut self.client
+    }
 }
 
 /// A configuration with its state in `folder`, quick enough for a test.
@@ -62,10 +83,8 @@ impl Service {
             clock: Arc::new(SystemClock),
         };
         let ended = tokio::spawn(credit_manager::run(config, edges, listener, shutdown.clone()));
-        let channel = Endpoint::from_shared(url).unwrap().connect_lazy();
         Self {
-            sessions: SessionServiceClient::new(channel.clone()),
-            accounts: AccountServiceClient::new(channel),
+            client: Client::connect(url),
             shutdown,
             ended,
         }
@@ -81,6 +100,16 @@ impl Service {
     pub(crate) async fn ended(self) -> anyhow::Result<()> {
         let ended = tokio::time::timeout(DEADLINE, self.ended).await;
         ended.expect("the service ends").expect("it does not panic")
+    }
+}
+
+impl Client {
+    pub(crate) fn connect(url: String) -> Self {
+        let channel = Endpoint::from_shared(url).unwrap().connect_lazy();
+        Self {
+            sessions: SessionServiceClient::new(channel.clone()),
+            accounts: AccountServiceClient::new(channel),
+        }
     }
 
     /// A user with a function of the same name, who may owe `debt_limit`.
@@ -136,18 +165,21 @@ impl Service {
         }
     }
 
+    /// Every transfer, newest first.
+    pub(crate) async fn transfers(&mut self) -> Vec<Transfer> {
+        let request = ListTransfersRequest {
+            limit: u32::MAX,
+            ..ListTransfersRequest::default()
+        };
+        let reply = self.accounts.list_transfers(request).await.unwrap();
+        reply.into_inner().transfers
+    }
+
     /// Waits until an account's settlements sum up to `amount`.
     pub(crate) async fn until_settled(&mut self, amount: i64) {
         let deadline = Instant::now() + DEADLINE;
         loop {
-            let request = ListTransfersRequest::default();
-            let transfers = self
-                .accounts
-                .list_transfers(request)
-                .await
-                .unwrap()
-                .into_inner()
-                .transfers;
+            let transfers = self.transfers().await;
             let settlements = transfers.iter().filter(|transfer| transfer.kind == "settlement");
             let settled: i64 = settlements.map(|transfer| transfer.amount_halfords).sum();
             if settled == amount {

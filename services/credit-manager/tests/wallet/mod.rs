@@ -1,11 +1,16 @@
 //! A development chain behind the client of the real daemon.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chain::{Chain, ChainConfig};
 use credit_manager::settlement::gridcoin::{Gridcoin, GridcoinConfig, Mode};
 use credit_manager::settlement::wallet::{Payment, Route};
+use http_body_util::BodyExt as _;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 use service_kit::Secret;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -48,6 +53,32 @@ impl DaemonWorld {
             url,
             shutdown,
         }
+    }
+
+    /// The daemon's own words about its accounts.
+    pub(crate) async fn accounts(&self) -> BTreeMap<String, Amount> {
+        let accounts: BTreeMap<String, Box<RawValue>> = self.rpc("listaccounts", "[]").await;
+        accounts
+            .into_iter()
+            .map(|(name, balance)| (name, grc(balance.get())))
+            .collect()
+    }
+
+    /// Asks the daemon past the client under test. Amounts are to be taken as raw values, lest they pass through a float.
+    pub(crate) async fn rpc<T: DeserializeOwned>(&self, method: &str, params: &str) -> T {
+        #[derive(Deserialize)]
+        struct Reply<T> {
+            result: T,
+        }
+        let client =
+            hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new()).build_http();
+        let request = http::Request::post(&self.url)
+            .header("authorization", "Basic Z3JpZGNvaW5ycGM6dGVzdA==")
+            .body(format!(r#"{{"method":"{method}","params":{params},"id":1}}"#))
+            .unwrap();
+        let reply = client.request(request).await.unwrap();
+        let body = reply.into_body().collect().await.unwrap().to_bytes();
+        serde_json::from_slice::<Reply<T>>(&body).unwrap().result
     }
 }
 

@@ -24,6 +24,7 @@ use tracing::{debug, warn};
 use crate::Chain;
 use crate::error::RpcError;
 use crate::fault::Fault;
+use crate::hold::{Hold, HoldAt};
 use crate::rpc::{self, Incoming, Item};
 
 /// The daemon reads no larger body.
@@ -124,6 +125,30 @@ async fn answer(chain: &Chain, request: Request<RequestBody>) -> Result<Response
         Ok(incoming) => incoming,
         Err(err) => return Ok(refusal(&err)),
     };
+    match incoming.first_method().and_then(|method| chain.take_hold(method)) {
+        None => carry_out(chain, incoming).await,
+        Some(hold) => {
+            let held = tokio::spawn(held(chain.clone(), incoming, hold));
+            held.await.map_err(|_| NoReply)?
+        }
+    }
+}
+
+async fn held(chain: Chain, incoming: Incoming, hold: Hold) -> Result<Response<Body>, NoReply> {
+    match hold.at {
+        HoldAt::Request => {
+            hold.wait().await.map_err(|_| NoReply)?;
+            carry_out(&chain, incoming).await
+        }
+        HoldAt::Reply => {
+            let reply = carry_out(&chain, incoming).await;
+            hold.wait().await.map_err(|_| NoReply)?;
+            reply
+        }
+    }
+}
+
+async fn carry_out(chain: &Chain, incoming: Incoming) -> Result<Response<Body>, NoReply> {
     match incoming
         .first_method()
         .and_then(|method| chain.take_fault(method))

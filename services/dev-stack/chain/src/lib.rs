@@ -14,6 +14,7 @@ mod error;
 mod fault;
 mod hash;
 mod help;
+mod hold;
 mod http;
 mod json;
 mod lists;
@@ -36,10 +37,12 @@ pub use address::{Address, AddressError};
 pub use error::RpcError;
 pub use fault::Fault;
 pub use hash::{Hash256, HashError};
+pub use hold::{Held, HoldAt};
 pub use http::serve;
 pub use snapshot::SnapshotError;
 
 use fault::Faults;
+use hold::{Hold, Holds};
 use json::Params;
 use methods::Call;
 use node::Node;
@@ -86,6 +89,7 @@ struct Shared {
     started_at: i64,
     node: Mutex<Node>,
     faults: Faults,
+    holds: Holds,
 }
 
 impl Chain {
@@ -109,6 +113,7 @@ impl Chain {
             clock: Box::new(clock),
             node: Mutex::new(node),
             faults: Faults::default(),
+            holds: Holds::default(),
         })))
     }
 
@@ -160,6 +165,17 @@ impl Chain {
     /// Forgets all faults not used up yet.
     pub fn clear_faults(&self) {
         self.0.faults.clear();
+    }
+
+    /// Holds up the next call of `method`, whoever makes it, until the returned handle says how it goes on. A call that is
+    /// held goes on even if its caller is gone, so the caller's end and the call's effect can come in either order.
+    /// Faults strike it as well, between the two places where it can be held.
+    pub fn hold(&self, method: &str, at: HoldAt) -> Held {
+        self.0.holds.set(method, at)
+    }
+
+    fn take_hold(&self, method: &str) -> Option<Hold> {
+        self.0.holds.take(method)
     }
 
     fn take_fault(&self, method: &str) -> Option<Fault> {
