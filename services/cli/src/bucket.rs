@@ -1,5 +1,6 @@
 //! The object store as the commands use it.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -9,7 +10,7 @@ use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
 use aws_smithy_http_client::tls;
 use dev_stack::S3Credentials;
-use units::FunctionName;
+use units::{Amount, FunctionName};
 
 use crate::view::Problem;
 
@@ -90,6 +91,30 @@ impl ObjectStore {
             .await
             .with_context(|| format!("failed to read `{}`", path.display()))?;
         self.put(function, key, body).await
+    }
+
+    /// Drops a file into `input/`, with the task's own wishes as the object's metadata.
+    pub(crate) async fn put_task(
+        &self,
+        function: &FunctionName,
+        name: &str,
+        path: &Path,
+        max_grc: Option<Amount>,
+    ) -> anyhow::Result<()> {
+        let key = format!("input/{name}");
+        let body = ByteStream::from_path(path)
+            .await
+            .with_context(|| format!("failed to read `{}`", path.display()))?;
+        self.client
+            .put_object()
+            .bucket(function.as_str())
+            .key(&key)
+            .set_metadata(max_grc.map(|max| HashMap::from([("max-grc".to_owned(), max.to_string())])))
+            .body(body)
+            .send()
+            .await
+            .map(drop)
+            .map_err(|err| self.refusal(err, format!("failed to write `{key}` to the bucket `{function}`")))
     }
 
     pub(crate) async fn delete(&self, function: &FunctionName, key: &str) -> anyhow::Result<()> {

@@ -15,6 +15,8 @@ const BURN: &str = "while :; do :; done";
 const FLOOR: u64 = 500;
 /// The price of 0.05 core-seconds at 600 core-seconds per GRC, which is the most a container may run past its limit.
 const OVERSPEND_MAX: i64 = 8_334;
+/// What may be left where several share the end: 10 ms of two cores.
+const CRUMBS: i64 = 3_334;
 
 fn fund(stack: &Stack, user: &str, amount: &str) {
     stack.text(&["user", "fund", user, amount, "--mine", "--wait"]);
@@ -87,6 +89,60 @@ fn debt_throttles_a_deposit_lifts_and_the_limit_returns_the_task() {
         .find(|function| function["name"] == "burn")
         .unwrap();
     assert_eq!(burn["may_start"], false);
+    assert_eq!(stack.json(&["audit"])["ok"], true);
+}
+
+#[test]
+fn a_task_stops_at_its_own_cap_and_containers_together_at_the_debt_limit() {
+    let Some(stack) = Stack::start() else { return };
+    stack.text(&["user", "add", "alice"]);
+    stack.text(&[
+        "user",
+        "set",
+        "alice",
+        "--min-balance",
+        "0",
+        "--debt-limit",
+        "0.001",
+    ]);
+    fund(&stack, "alice", "0.005");
+    let file = stack.file("task", "x");
+
+    // 0.002 GRC are 1.2 core-seconds.
+    stack.function("capped", "alice", BURN);
+    stack.text(&["submit", "capped", &file, "--max-grc", "0.002"]);
+    let ps = ["ps", "--function", "capped"];
+    let tasks = stack.until("the cap", &ps, |ps| ps["tasks"][0]["state"] == "failed");
+    let task = &tasks["tasks"][0];
+    let reason = task["attempts"][0]["reason"].as_str().unwrap();
+    assert!(
+        reason.contains("max-grc") && task["attempts"].as_array().unwrap().len() == 1,
+        "{task}"
+    );
+    let charged = halfords(&task["amount"]);
+    assert!(
+        (200_000..=200_000 + OVERSPEND_MAX).contains(&charged),
+        "{charged} halfords"
+    );
+    assert_eq!(tasks["waiting"][0]["tasks"], 0);
+
+    // What is left is for two, and both come to the limit. They begin when both are there.
+    let pair = ["left", "right"];
+    for function in pair {
+        stack.function(function, "alice", &format!("sleep 3; {BURN}"));
+    }
+    for function in pair {
+        stack.text(&["submit", function, &file]);
+    }
+    for function in pair {
+        let ps = ["ps", "--function", function];
+        stack.until("the stop", &ps, |ps| ps["tasks"][0]["state"] == "queued");
+    }
+    let balance = halfords(&stack.json(&["balance", "alice"])["balance"]);
+    assert!(
+        (-100_000 - 2 * OVERSPEND_MAX..=-100_000 + CRUMBS).contains(&balance),
+        "{balance} halfords at the limit"
+    );
     assert_eq!(stack.json(&["audit"])["ok"], true);
 }
 

@@ -221,7 +221,7 @@ fn state(attempt: &Attempt) -> wire::TaskState {
         State::Ended { .. } | State::Settled { .. } => wire::TaskState::Finishing,
         State::Over { .. } => match attempt.verdict() {
             Some(Verdict::Succeeded) => wire::TaskState::Succeeded,
-            Some(Verdict::GaveUp | Verdict::Cancelled) => wire::TaskState::Failed,
+            Some(Verdict::GaveUp | Verdict::Cancelled | Verdict::CapSpent) => wire::TaskState::Failed,
             Some(Verdict::Failed | Verdict::Aborted | Verdict::PlatformFault) | None => {
                 wire::TaskState::Queued
             }

@@ -288,6 +288,7 @@ async fn until_end(
                 match now {
                     Signal::Run => freezer.thaw(),
                     Signal::Freeze => freezer.freeze().await,
+                    Signal::CapSpent => return End::Stopped(How::CapSpent),
                     Signal::Lost => {
                         return End::Stopped(How::PlatformFault { what: "the session was lost".to_owned() });
                     }

@@ -8,13 +8,14 @@ use std::time::Duration;
 use backon::{ConstantBuilder, Retryable as _};
 use service_kit::Chain;
 use tracing::{debug, warn};
-use units::{CpuTime, FunctionName, MilliCores, SessionId, Timestamp};
+use units::{Amount, CpuTime, FunctionName, MilliCores, SessionId, Timestamp};
 
 use crate::credit::{Credit, CreditError, OpenSession, Opened, Refusal, SessionState};
 use crate::journal::{Journal, JournalError};
 use crate::layout::TaskKey;
+use crate::park;
 use crate::publish::META_TASK;
-use crate::store::{Copied, Head, ObjectStore, StoreError};
+use crate::store::{Copied, Head, Metadata, ObjectStore, StoreError};
 use crate::task::{Attempt, State, Verdict};
 
 /// Between the tries to open a session, of which there are three.
@@ -30,6 +31,8 @@ pub enum Claim {
     /// The session is ours, but the store failed while the object was moved: to be given back like any attempt of ours
     /// that failed.
     Cut { attempt: Box<Attempt>, err: StoreError },
+    /// It may never run, and was put into `failed/` with this reason.
+    Parked { reason: String },
     /// The object went elsewhere meanwhile: deleted, replaced, or another node's.
     Lost,
     /// Not now; for the reason given.
@@ -69,13 +72,16 @@ impl Claimer<'_> {
             claimed_at: now,
             state: State::Claimed,
         };
-        let cap = head.metadata.get(META_MAX_GRC);
+        let max_amount = match max_amount(&head.metadata) {
+            Ok(max_amount) => max_amount,
+            Err(reason) => return self.park(key, &head, reason, now).await,
+        };
         let request = OpenSession {
             session: attempt.session,
             function: self.function.clone(),
             key: key.clone(),
             task: head.metadata.get(META_TASK).and_then(|task| task.parse().ok()),
-            max_amount: cap.and_then(|text| text.parse().ok()),
+            max_amount,
             capacity: self.capacity,
         };
         self.journal.record(&attempt).await?;
@@ -88,6 +94,9 @@ impl Claimer<'_> {
             Ok(Opened::Licensed { licence, state }) => (licence, state),
             Ok(Opened::Refused { refusal, message }) => {
                 self.journal.forget(attempt.session).await?;
+                if refusal == Refusal::CapSpent {
+                    return self.park(key, &head, message, now).await;
+                }
                 return Ok(Claim::Refused { refusal, message });
             }
             Err(err) => {
@@ -125,6 +134,17 @@ impl Claimer<'_> {
         Ok(copied)
     }
 
+    async fn park(
+        &self,
+        key: &TaskKey,
+        seen: &Head,
+        reason: String,
+        now: Timestamp,
+    ) -> Result<Claim, ClaimError> {
+        park::park(self.store, self.function, key, seen, &reason, now).await?;
+        Ok(Claim::Parked { reason })
+    }
+
     /// Gives a session back that came to nothing.
     async fn withdraw(&self, attempt: &Attempt) -> Result<(), ClaimError> {
         if let Err(err) = self
@@ -135,5 +155,44 @@ impl Claimer<'_> {
             warn!(error = %Chain(&err), "session not given back, its lease will end it");
         }
         Ok(self.journal.forget(attempt.session).await?)
+    }
+}
+
+/// The task's own money cap; if it makes no sense, why, for people.
+fn max_amount(metadata: &Metadata) -> Result<Option<Amount>, String> {
+    let Some(text) = metadata.get(META_MAX_GRC) else {
+        return Ok(None);
+    };
+    match text.trim().parse::<Amount>() {
+        Ok(cap) if cap.is_positive() => Ok(Some(cap)),
+        Ok(_) => Err(format!(
+            "the object's metadata `{META_MAX_GRC}` is `{text}`, which is not above 0"
+        )),
+        Err(err) => Err(format!("the object's metadata `{META_MAX_GRC}`: {err}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cap_is_an_amount_above_zero_and_anything_else_is_refused_by_name() {
+        let read = |text: &str| max_amount(&Metadata::from([(META_MAX_GRC.to_owned(), text.to_owned())]));
+        assert_eq!(max_amount(&Metadata::new()), Ok(None));
+        assert_eq!(read(" 0.05 "), Ok(Some(Amount::from_halfords(5_000_000))));
+        for text in [
+            "",
+            "0",
+            "-1",
+            "five",
+            "1e3",
+            "NaN",
+            "0.000000001",
+            "99999999999999999999",
+        ] {
+            let err = read(text).unwrap_err();
+            assert!(err.contains("`max-grc`"), "{text}: {err}");
+        }
     }
 }

@@ -260,6 +260,7 @@ impl FunctionLoop {
                     return Err(err.into());
                 }
                 Claim::Lost => {}
+                Claim::Parked { reason } => info!(%key, reason, "task cannot run, parked"),
                 Claim::Refused {
                     refusal: Refusal::NoFunds,
                     message,

@@ -9,6 +9,7 @@
 //! | a container is there, or is started from the function's image | [`warm`], [`image`], [`staging`], [`container`] |
 //! | the script runs in a cgroup of its own | [`attempt`], [`task`], [`cgroup`] |
 //! | its CPU time is read, its grant enforced, its limit scaled, its total reported | [`meter`], [`restriction`], [`scaler`] |
+//! | or it may never run: it goes to `failed/` | [`park`] |
 //! | it ends; its results leave the container | [`attempt`], [`spool`] |
 //! | the session is closed and charged | [`finish`], [`credit`] |
 //! | results, log and receipt go to the bucket, then the object goes to `output/` | [`publish`], [`layout`] |
@@ -31,6 +32,7 @@ pub mod journal;
 pub mod layout;
 pub mod meter;
 pub mod node;
+pub mod park;
 pub mod problem;
 pub mod publish;
 pub mod recover;

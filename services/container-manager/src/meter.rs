@@ -40,6 +40,8 @@ pub enum Signal {
     Run,
     /// The grant is spent: freeze, and wait for money as long as the hold lasts.
     Freeze,
+    /// The task's own cap is spent.
+    CapSpent,
     /// credit-manager does not know the session any more: another node may have the task.
     Lost,
 }
@@ -148,6 +150,7 @@ impl Meter {
             group,
             billing: licence.billing,
             price: licence.price,
+            cap_at: licence.cap_at,
             state,
             used: CpuTime::ZERO,
             reserved: 0,

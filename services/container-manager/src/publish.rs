@@ -68,7 +68,7 @@ pub async fn publish(
             keep_error_log(store, bucket, key, spool).await?;
             move_task(store, settled, &key.input()).await
         }
-        Verdict::GaveUp | Verdict::Cancelled => {
+        Verdict::GaveUp | Verdict::Cancelled | Verdict::CapSpent => {
             keep_error_log(store, bucket, key, spool).await?;
             put_json(store, bucket, &key.receipt(), &receipt(settled)).await?;
             put_json(store, bucket, &key.failed_reason(), &reason(settled)).await?;

@@ -18,11 +18,20 @@ pub fn effective(state: &SessionState, total: CpuTime) -> Restriction {
     state.restriction.max(state.grant.restriction(total))
 }
 
-/// The earliest that a session with this total can reach its grant's next mark, at this capacity. `None` if it has
-/// passed both, or has no capacity.
-pub fn until_next_mark(state: &SessionState, total: CpuTime, capacity: MilliCores) -> Option<Duration> {
+/// The earliest that a session with this total can reach the next mark of its grant, or its task's own cap, at this
+/// capacity. `None` if it has passed them all, or has no capacity.
+pub fn until_next_mark(
+    state: &SessionState,
+    cap_at: Option<CpuTime>,
+    total: CpuTime,
+    capacity: MilliCores,
+) -> Option<Duration> {
     let marks = [state.grant.throttle_at, state.grant.stop_at];
-    let next = marks.into_iter().find(|mark| *mark > total)?;
+    let next = marks
+        .into_iter()
+        .chain(cap_at)
+        .filter(|mark| *mark > total)
+        .min()?;
     capacity.time_to_deliver(next.saturating_sub(total))
 }
 
@@ -69,9 +78,14 @@ mod tests {
     fn the_next_mark_cannot_be_reached_sooner_than_at_full_allocation() {
         let state = state(Restriction::None, 1_000_000, 3_000_000);
         let two_cores = MilliCores::from_cores(2);
-        let until = |total| until_next_mark(&state, CpuTime::from_micros(total), two_cores);
+        let until = |total| until_next_mark(&state, None, CpuTime::from_micros(total), two_cores);
         assert_eq!(until(0), Some(Duration::from_millis(500)));
         assert_eq!(until(1_000_000), Some(Duration::from_secs(1)));
         assert_eq!(until(3_000_000), None);
+        let cap = Some(CpuTime::from_micros(400_000));
+        assert_eq!(
+            until_next_mark(&state, cap, CpuTime::ZERO, two_cores),
+            Some(Duration::from_millis(200))
+        );
     }
 }

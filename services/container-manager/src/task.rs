@@ -70,6 +70,8 @@ pub struct Licence {
     pub failures: u32,
     pub price: CpuPrice,
     pub billing: Billing,
+    /// The billed total at which the task's own cap is spent.
+    pub cap_at: Option<CpuTime>,
 }
 
 /// Where and from what the script runs.
@@ -133,6 +135,8 @@ pub enum How {
     /// Stopped at the debt limit.
     Aborted,
     Cancelled,
+    /// Stopped at the task's own cap.
+    CapSpent,
     /// Nothing the user did.
     PlatformFault {
         what: String,
@@ -149,6 +153,8 @@ pub enum Verdict {
     GaveUp,
     Aborted,
     Cancelled,
+    /// The task's own cap is spent: it is over.
+    CapSpent,
     PlatformFault,
 }
 
@@ -166,6 +172,7 @@ impl How {
             }
             Self::Aborted => Verdict::Aborted,
             Self::Cancelled => Verdict::Cancelled,
+            Self::CapSpent => Verdict::CapSpent,
             Self::PlatformFault { .. } => Verdict::PlatformFault,
         }
     }
@@ -187,6 +194,7 @@ impl How {
             Self::TimedOut => "the task ran longer than timeout_s allows and was stopped".to_owned(),
             Self::Aborted => "the balance reached the debt limit, so the task was stopped".to_owned(),
             Self::Cancelled => "the task was cancelled".to_owned(),
+            Self::CapSpent => "the task's own cap, max-grc, is spent, so it was stopped".to_owned(),
             Self::PlatformFault { what } => format!("the platform failed, at its own cost: {what}"),
         }
     }
@@ -272,6 +280,7 @@ mod tests {
             (How::TimedOut, 2, Verdict::GaveUp),
             (How::Aborted, 2, Verdict::Aborted),
             (How::Cancelled, 0, Verdict::Cancelled),
+            (How::CapSpent, 2, Verdict::CapSpent),
             (fault, 2, Verdict::PlatformFault),
         ] {
             assert_eq!(how.verdict(failures, 3), verdict, "{how:?} after {failures}");

@@ -20,7 +20,7 @@ use service_kit::SystemClock;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use units::{CpuTime, FunctionName, Grant, Restriction};
+use units::{CpuTime, FunctionName, Grant, Restriction, SessionId};
 
 const BUCKET: &str = "stress";
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -105,6 +105,20 @@ impl World {
 
     fn put(&self, key: &str, body: &str) {
         self.store.drop_object(BUCKET, key, body);
+    }
+
+    fn put_with_cap(&self, key: &str, max_grc: &str) {
+        let metadata = [("max-grc".to_owned(), max_grc.to_owned())].into();
+        self.store.drop_with_metadata(BUCKET, key, "", metadata);
+    }
+
+    /// The session of the only task that runs, as soon as it does.
+    async fn until_metered(&self) -> SessionId {
+        let sessions = || self.credit.live_sessions().into_iter();
+        let placed = |session: &SessionId| self.cgroups.task(*session, |_| ()).is_some();
+        self.until("a running task", |_| sessions().any(|session| placed(&session)))
+            .await;
+        sessions().find(placed).unwrap()
     }
 
     fn has(&self, key: &str) -> bool {
@@ -317,6 +331,69 @@ async fn a_spent_grant_throttles_and_then_returns_the_task_to_input() {
     world.credit.say(Grant::UNLIMITED, Restriction::None, true);
     world.until_there("output/a").await;
     assert_eq!(world.text("logs/out-task-a.txt"), "attempt 2\n");
+    world.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_spends_its_own_cap_is_charged_and_parked() {
+    let world = World::with_script("sleep 600").await;
+    // 0.01 GRC are 6 core-seconds.
+    world.put_with_cap("input/a", "0.01");
+    let session = world.until_metered().await;
+    // And the microseconds that cost no further halford.
+    let cap_at = CpuTime::from_micros(6_000_005);
+    world.cgroups.set_cpu_time(session, cap_at);
+    world.until_there("failed/a").await;
+    let reason = world.json("failed/a.reason.json");
+    assert!(reason["reason"].as_str().unwrap().contains("max-grc"), "{reason}");
+    assert_eq!(reason["amount_grc"], "0.01000000");
+    assert_eq!(world.credit.closed(), [(Verdict::CapSpent, cap_at)]);
+    world
+        .until("one place only", |world| {
+            !world.has("input/a") && !world.has("processing/a")
+        })
+        .await;
+    world.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_has_what_the_attempts_before_it_left_of_the_cap() {
+    let world = World::with_script("sleep 0.2; exit 1").await;
+    world.put("utils/function.toml", "max_attempts = 100");
+    world.put_with_cap("input/a", "0.01");
+    let session = world.until_metered().await;
+    world
+        .cgroups
+        .set_cpu_time(session, CpuTime::from_micros(5_900_000));
+    world
+        .until("the second attempt", |world| world.credit.closed().len() == 1)
+        .await;
+    let session = world.until_metered().await;
+    world.cgroups.set_cpu_time(session, CpuTime::from_micros(110_000));
+    world.until_there("failed/a").await;
+    let verdicts: Vec<Verdict> = world.credit.closed().iter().map(|closed| closed.0).collect();
+    assert_eq!(verdicts, [Verdict::Failed, Verdict::CapSpent]);
+    world.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cap_that_makes_no_sense_parks_the_task_before_it_runs() {
+    let world = World::with_script("true").await;
+    for (key, cap) in [("1", "-1"), ("2", "lots")] {
+        world.put_with_cap(&format!("input/{key}"), cap);
+    }
+    world.put("input/3", "");
+    world.until_there("output/3").await;
+    for (key, cap) in [("1", "-1"), ("2", "lots")] {
+        world.until_there(&format!("failed/{key}")).await;
+        let reason = world.json(&format!("failed/{key}.reason.json"));
+        let text = reason["reason"].as_str().unwrap();
+        assert!(text.contains("`max-grc`") && text.contains(cap), "{reason}");
+        world
+            .until("no input", |world| !world.has(&format!("input/{key}")))
+            .await;
+    }
+    assert_eq!(world.credit.closed().len(), 1, "nothing of them ran");
     world.stopped().await;
 }
 

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!              open                                 close, by its node
-//! (refused) ◄──────── asked for ────────► live ─────────────────────────► closed: succeeded, failed, gave up,
-//!                                          │                                      aborted, cancelled, platform fault
+//! (refused) ◄──────── asked for ────────► live ─────────────────────────► closed: succeeded, failed, gave up, aborted,
+//!                                          │                                      cancelled, cap spent, platform fault
 //!                                          └─────────────────────────────► closed: lost
 //!                                              its node was silent for a lease
 //! ```
@@ -51,6 +51,11 @@ impl Session {
     /// What this session alone may cost.
     pub fn cap(&self) -> Option<Amount> {
         self.task_cap.map(|cap| cap.saturating_sub(self.task.amount))
+    }
+
+    /// The total of its meter at which that is spent.
+    pub fn cap_at(&self) -> Option<CpuTime> {
+        Some(self.meter.price()?.affordable(self.cap()?))
     }
 }
 
@@ -108,18 +113,21 @@ pub enum Outcome {
     GaveUp,
     Aborted,
     Cancelled,
+    /// The task's own cap is spent.
+    CapSpent,
     PlatformFault,
     /// Its node was silent for longer than a lease.
     Lost,
 }
 
 impl Outcome {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Succeeded,
         Self::Failed,
         Self::GaveUp,
         Self::Aborted,
         Self::Cancelled,
+        Self::CapSpent,
         Self::PlatformFault,
         Self::Lost,
     ];
@@ -131,6 +139,7 @@ impl Outcome {
             Self::GaveUp => "gave-up",
             Self::Aborted => "aborted",
             Self::Cancelled => "cancelled",
+            Self::CapSpent => "cap-spent",
             Self::PlatformFault => "platform-fault",
             Self::Lost => "lost",
         }
@@ -139,7 +148,12 @@ impl Outcome {
     /// Whether the user pays for it.
     pub const fn is_charged(self) -> bool {
         match self {
-            Self::Succeeded | Self::Failed | Self::GaveUp | Self::Aborted | Self::Cancelled => true,
+            Self::Succeeded
+            | Self::Failed
+            | Self::GaveUp
+            | Self::Aborted
+            | Self::Cancelled
+            | Self::CapSpent => true,
             Self::PlatformFault | Self::Lost => false,
         }
     }
@@ -147,7 +161,7 @@ impl Outcome {
     /// Whether the task is over with it.
     pub const fn is_final(self) -> bool {
         match self {
-            Self::Succeeded | Self::GaveUp | Self::Cancelled => true,
+            Self::Succeeded | Self::GaveUp | Self::Cancelled | Self::CapSpent => true,
             Self::Failed | Self::Aborted | Self::PlatformFault | Self::Lost => false,
         }
     }
@@ -230,6 +244,7 @@ mod tests {
             (Outcome::GaveUp, 1, true),
             (Outcome::Aborted, 0, false),
             (Outcome::Cancelled, 0, true),
+            (Outcome::CapSpent, 0, true),
             (Outcome::PlatformFault, 0, false),
             (Outcome::Lost, 0, false),
         ] {

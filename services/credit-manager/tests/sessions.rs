@@ -245,6 +245,62 @@ async fn a_task_keeps_its_count_over_attempts_until_it_is_over() {
 }
 
 #[tokio::test]
+async fn a_task_costs_no_more_than_its_cap_over_all_its_attempts() {
+    let folder = tempfile::tempdir().unwrap();
+    let wallet = Arc::new(FakeWallet::new());
+    let mut service = Service::start(config(folder.path(), "addresses"), wallet.clone()).await;
+    let alice = service.user("alice", "0").await;
+    deposit(&wallet, &alice, "1");
+    service.until("alice", |user| user.balance_halfords > 0).await;
+    let request = |session: SessionId, task: &str| OpenSessionRequest {
+        session_id: session.to_string(),
+        node_id: NODE.to_owned(),
+        function: "alice".to_owned(),
+        object_key: "a.txt".to_owned(),
+        task_id: task.to_owned(),
+        max_amount_halfords: grc("0.02"),
+        millicores: 1000,
+    };
+    let first = SessionId::new();
+    let opened = service.opened(request(first, "")).await;
+    let task = opened.task_id;
+    // The microseconds that cost no further halford.
+    let cap_at = |seconds: u64| Some(seconds * CORE_SECOND + 5);
+    assert_eq!(opened.cap_at_us, cap_at(12));
+    assert!(opened.state.unwrap().grant.unwrap().stop_at_us <= 12 * CORE_SECOND + 5);
+    service
+        .close(first, 9 * CORE_SECOND, Outcome::Failed)
+        .await
+        .unwrap();
+
+    let second = SessionId::new();
+    let opened = service.opened(request(second, &task)).await;
+    assert_eq!((opened.attempt, opened.cap_at_us), (2, cap_at(3)));
+    let closed = service
+        .close(second, 3 * CORE_SECOND, Outcome::CapSpent)
+        .await
+        .unwrap();
+    assert_eq!(closed.task_amount_halfords, grc("0.02"));
+
+    // It is over: the same object dropped again is a new task, with the whole cap.
+    let third = SessionId::new();
+    let opened = service.opened(request(third, &task)).await;
+    assert_ne!(opened.task_id, task);
+    service
+        .close(third, 12 * CORE_SECOND, Outcome::Failed)
+        .await
+        .unwrap();
+    let answer = service.answer(request(SessionId::new(), &opened.task_id)).await;
+    let open_session_response::Outcome::Refused(refused) = answer else {
+        panic!("{answer:?}");
+    };
+    assert_eq!(refused.reason(), RefusalReason::CapSpent);
+    assert!(refused.message.contains("0.02"), "{}", refused.message);
+    service.assert_sound().await;
+    service.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_silent_nodes_session_is_closed_free_of_charge_and_the_task_may_run_again() {
     let folder = tempfile::tempdir().unwrap();
     let wallet = Arc::new(FakeWallet::new());

@@ -43,3 +43,10 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 fn done((): ()) -> ExitCode {
     ExitCode::SUCCESS
 }
+
+/// For amounts where none at all makes no sense.
+fn more_than_zero(text: &str) -> anyhow::Result<units::Amount> {
+    let amount: units::Amount = text.parse()?;
+    anyhow::ensure!(amount.is_positive(), "the amount must be more than 0");
+    Ok(amount)
+}

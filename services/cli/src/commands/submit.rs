@@ -12,8 +12,9 @@ use proto::container::v1::{ListTasksRequest, NotifyRequest};
 use proto::credit::v1::ListFunctionsRequest;
 use serde::Serialize;
 use service_kit::{Clock as _, SystemClock};
-use units::FunctionName;
+use units::{Amount, FunctionName};
 
+use crate::commands::more_than_zero;
 use crate::local_file::LocalFile;
 use crate::output::{Output, Show, columns};
 use crate::stack::{Stack, told};
@@ -30,6 +31,9 @@ pub(crate) struct SubmitArgs {
     /// Each becomes one task, named as the file
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
+    /// The most that each task may cost, in GRC, over all its attempts; a task that reaches it fails
+    #[arg(long, value_name = "AMOUNT", allow_negative_numbers = true, value_parser = more_than_zero)]
+    max_grc: Option<Amount>,
     /// Return when every task is over; exit status 1 if one failed
     #[arg(long)]
     wait: bool,
@@ -62,7 +66,7 @@ pub(crate) async fn run(args: SubmitArgs, stack: &Stack, output: Output) -> anyh
         .map(|task| task.task_id)
         .collect();
 
-    upload(&args.function, &files, stack, output).await?;
+    upload(&args.function, &files, args.max_grc, stack, output).await?;
     if !args.wait {
         output.show(&Submitted {
             function: args.function.into(),
@@ -124,6 +128,7 @@ async fn ensure_deployed(function: &FunctionName, stack: &Stack, output: Output)
 async fn upload(
     function: &FunctionName,
     files: &BTreeMap<String, LocalFile>,
+    max_grc: Option<Amount>,
     stack: &Stack,
     output: Output,
 ) -> anyhow::Result<()> {
@@ -135,9 +140,7 @@ async fn upload(
         "{bar:30} {bytes} of {total_bytes} sent, {eta} left",
     );
     for (name, file) in files {
-        store
-            .put_file(function, &format!("input/{name}"), &file.path)
-            .await?;
+        store.put_task(function, name, &file.path, max_grc).await?;
         bar.inc(file.bytes);
     }
     bar.finish_and_clear();

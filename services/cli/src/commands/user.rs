@@ -13,6 +13,7 @@ use serde::Serialize;
 use tonic::transport::Channel;
 use units::{Amount, Billing, CpuTime, Policy, UserName};
 
+use crate::commands::more_than_zero;
 use crate::output::{Output, Show, pairs};
 use crate::stack::{Stack, told};
 use crate::view::{User, Users};
@@ -83,12 +84,6 @@ pub(crate) struct SetArgs {
 enum Switch {
     On,
     Off,
-}
-
-fn more_than_zero(text: &str) -> anyhow::Result<Amount> {
-    let amount: Amount = text.parse()?;
-    anyhow::ensure!(amount.is_positive(), "an amount to send must be more than 0");
-    Ok(amount)
 }
 
 fn not_negative(text: &str) -> anyhow::Result<Amount> {

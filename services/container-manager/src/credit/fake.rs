@@ -29,6 +29,8 @@ struct Inner {
     functions: BTreeMap<FunctionName, UserName>,
     sessions: BTreeMap<SessionId, Session>,
     attempts: BTreeMap<TaskId, (u32, u32)>,
+    /// What each task has cost so far.
+    amounts: BTreeMap<TaskId, Amount>,
     grant: Grant,
     restriction: Restriction,
     may_start: bool,
@@ -49,6 +51,7 @@ impl FakeCredit {
             functions: BTreeMap::new(),
             sessions: BTreeMap::new(),
             attempts: BTreeMap::new(),
+            amounts: BTreeMap::new(),
             grant: Grant::UNLIMITED,
             restriction: Restriction::None,
             may_start: true,
@@ -93,11 +96,16 @@ impl FakeCredit {
     }
 
     pub fn live(&self) -> usize {
-        self.lock()
+        self.live_sessions().len()
+    }
+
+    pub fn live_sessions(&self) -> Vec<SessionId> {
+        let inner = self.lock();
+        let live = inner
             .sessions
-            .values()
-            .filter(|session| session.closed.is_none())
-            .count()
+            .iter()
+            .filter(|(_, session)| session.closed.is_none());
+        live.map(|(id, _)| *id).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -151,6 +159,11 @@ impl Credit for FakeCredit {
             return Ok(refused(Refusal::AlreadyRunning));
         }
         let task = request.task.unwrap_or_else(TaskId::new);
+        let spent = inner.amounts.get(&task).copied().unwrap_or_default();
+        let cap = request.max_amount.map(|cap| cap.saturating_sub(spent));
+        if cap.is_some_and(|cap| !cap.is_positive()) {
+            return Ok(refused(Refusal::CapSpent));
+        }
         let (attempt, failures) = inner.attempts.get(&task).copied().unwrap_or_default();
         let attempt = attempt + 1;
         inner.attempts.insert(task, (attempt, failures));
@@ -161,6 +174,7 @@ impl Credit for FakeCredit {
             failures,
             price: CpuPrice::DEFAULT,
             billing: Billing::Used,
+            cap_at: cap.map(|cap| CpuPrice::DEFAULT.affordable(cap)),
         };
         let session = Session {
             key,
@@ -211,8 +225,11 @@ impl Credit for FakeCredit {
         } else {
             price.cost(total)
         };
+        let amount = amount.unwrap_or_default();
+        let spent = inner.amounts.entry(task).or_default();
+        *spent = spent.saturating_add(amount);
         Ok(Bill {
-            amount: amount.unwrap_or_default(),
+            amount,
             ..Bill::default()
         })
     }

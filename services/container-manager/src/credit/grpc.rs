@@ -136,6 +136,7 @@ impl Credit for GrpcCredit {
             Verdict::GaveUp => wire::Outcome::GaveUp,
             Verdict::Aborted => wire::Outcome::Aborted,
             Verdict::Cancelled => wire::Outcome::Cancelled,
+            Verdict::CapSpent => wire::Outcome::CapSpent,
             Verdict::PlatformFault => wire::Outcome::PlatformFault,
         };
         let message = wire::CloseSessionRequest {
@@ -188,6 +189,7 @@ fn licence(opened: &wire::SessionOpened) -> Result<Licence, CreditError> {
         price: CpuPrice::from_cpu_time_per_grc(micros)
             .map_err(|err| InvalidField::new("cpu_time_us_per_grc", err))?,
         billing: opened.billing().try_into()?,
+        cap_at: opened.cap_at_us.map(CpuTime::from_micros),
     })
 }
 

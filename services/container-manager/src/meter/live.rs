@@ -37,6 +37,7 @@ pub(super) struct LiveTask {
     pub(super) group: Arc<dyn TaskGroup>,
     pub(super) billing: Billing,
     pub(super) price: CpuPrice,
+    pub(super) cap_at: Option<CpuTime>,
     pub(super) state: SessionState,
     /// CPU time used, by the last reading.
     pub(super) used: CpuTime,
@@ -82,7 +83,9 @@ impl LiveContainer {
         for task in self.tasks.values_mut() {
             let restriction = restriction::effective(&task.state, task.billed());
             hardest = hardest.max(restriction);
-            let signal = if restriction == Restriction::Stop {
+            let signal = if task.cap_at.is_some_and(|cap| task.billed() >= cap) {
+                Signal::CapSpent
+            } else if restriction == Restriction::Stop {
                 Signal::Freeze
             } else {
                 Signal::Run
@@ -112,7 +115,9 @@ impl LiveContainer {
     }
 
     pub(super) fn until_next_mark(&self) -> Option<Duration> {
-        let of = |task: &LiveTask| restriction::until_next_mark(&task.state, task.billed(), self.allocation);
+        let of = |task: &LiveTask| {
+            restriction::until_next_mark(&task.state, task.cap_at, task.billed(), self.allocation)
+        };
         self.tasks.values().filter_map(of).min()
     }
 

@@ -39,13 +39,13 @@ impl FakeStore {
 
     /// Drops an object as a user would.
     pub fn drop_object(&self, bucket: &str, key: &str, body: &str) {
-        self.lock().write(
-            bucket,
-            key,
-            Bytes::copy_from_slice(body.as_bytes()),
-            None,
-            Metadata::new(),
-        );
+        self.drop_with_metadata(bucket, key, body, Metadata::new());
+    }
+
+    /// As [`Self::drop_object`], with user metadata.
+    pub fn drop_with_metadata(&self, bucket: &str, key: &str, body: &str, metadata: Metadata) {
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        self.lock().write(bucket, key, body, None, metadata);
     }
 
     /// Every key of a bucket, in order.

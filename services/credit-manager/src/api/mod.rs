@@ -30,6 +30,7 @@ fn wire_outcome(outcome: Outcome) -> wire::Outcome {
         Outcome::GaveUp => wire::Outcome::GaveUp,
         Outcome::Aborted => wire::Outcome::Aborted,
         Outcome::Cancelled => wire::Outcome::Cancelled,
+        Outcome::CapSpent => wire::Outcome::CapSpent,
         // A lost node is our fault like any other.
         Outcome::PlatformFault | Outcome::Lost => wire::Outcome::PlatformFault,
     }

@@ -85,6 +85,7 @@ impl SessionService for SessionApi {
                     cpu_time_us_per_grc: session.price.cpu_time_per_grc().micros(),
                     billing: wire::Billing::from(session.billing).into(),
                     state: Some(wire_state(&state)),
+                    cap_at_us: session.cap_at().map(CpuTime::micros),
                 })
             }
             Opened::Refused { refusal, message } => {
@@ -194,6 +195,7 @@ fn outcome(message: wire::Outcome) -> Result<Outcome, InvalidField> {
         wire::Outcome::GaveUp => Ok(Outcome::GaveUp),
         wire::Outcome::Aborted => Ok(Outcome::Aborted),
         wire::Outcome::Cancelled => Ok(Outcome::Cancelled),
+        wire::Outcome::CapSpent => Ok(Outcome::CapSpent),
         wire::Outcome::PlatformFault => Ok(Outcome::PlatformFault),
     }
 }

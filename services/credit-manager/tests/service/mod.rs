@@ -209,8 +209,19 @@ impl Client {
             max_amount_halfords: 0,
             millicores: 1000,
         };
+        self.answer(request).await
+    }
+
+    pub(crate) async fn answer(&mut self, request: OpenSessionRequest) -> Answer {
         let response = self.sessions.open_session(request).await.unwrap();
         response.into_inner().outcome.unwrap()
+    }
+
+    pub(crate) async fn opened(&mut self, request: OpenSessionRequest) -> SessionOpened {
+        match self.answer(request).await {
+            Answer::Opened(opened) => opened,
+            Answer::Refused(refused) => panic!("{refused:?}"),
+        }
     }
 
     pub(crate) async fn open(
