@@ -60,6 +60,9 @@ pub struct Config {
     /// Whether an image may be built from a definition, which runs the user's commands on this node.
     #[serde(default)]
     pub build_definitions: bool,
+    /// Where Prometheus finds `/metrics`; absent: no metrics.
+    #[serde(default)]
+    pub metrics_listen: Option<SocketAddr>,
     /// gRPC reflection, for development.
     #[serde(default)]
     pub reflection: bool,

@@ -82,6 +82,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     config.validate().context("the configuration is not valid")?;
+    service_kit::metrics::start(config.metrics_listen, shutdown.clone()).await?;
     let registry = Arc::new(Registry::default());
     let journal = Journal::open(&config.state_dir.join("journal.db"))?;
     let meter = Meter::new(

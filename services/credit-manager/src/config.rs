@@ -46,6 +46,9 @@ pub struct Config {
     /// How long running calls have to finish at shutdown.
     #[serde(default = "five_seconds_ms")]
     pub grace_ms: u64,
+    /// Address and port of the page for Prometheus, `/metrics`. Absent: no metrics.
+    #[serde(default)]
+    pub metrics_listen: Option<SocketAddr>,
     /// Whether clients may ask for the service's protos.
     #[serde(default)]
     pub reflection: bool,

@@ -101,6 +101,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     config.validate().context("the configuration makes no sense")?;
+    service_kit::metrics::start(config.metrics_listen, shutdown.clone()).await?;
     let journal = Journal::open(&config.database).context("failed to open the ledger")?;
     let desk = Desk::open(journal).context("failed to load the ledger")?;
     check_wallet(&edges, desk.bank.views().is_empty()).await?;

@@ -4,6 +4,7 @@ pub mod clock;
 pub mod config;
 pub mod database;
 pub mod error;
+pub mod metrics;
 pub mod secret;
 pub mod shutdown;
 pub mod supervisor;
