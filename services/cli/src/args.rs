@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
-use crate::commands::{audit, balance, completions, function, logs, ps, results, submit, up, user, version};
+use crate::commands::{
+    audit, balance, completions, function, logs, node, ps, quote, receipt, results, submit, up, user, version,
+};
 use crate::output::Format;
 
 /// Pay-as-you-go batch functions: drop a file into a bucket, pay for the CPU time it takes.
@@ -114,6 +116,14 @@ pub(crate) enum Command {
     Logs(logs::LogsArgs),
     /// List or fetch what a task left
     Results(results::ResultsArgs),
+    /// Tell what a file would cost, without running it
+    Quote(quote::QuoteArgs),
+    /// Verify receipts
+    #[command(subcommand)]
+    Receipt(receipt::ReceiptCommand),
+    /// Ask a node about itself
+    #[command(subcommand)]
+    Node(node::NodeCommand),
     /// Show a user's money
     Balance(balance::BalanceArgs),
     /// Prove that the ledger and the wallet agree
@@ -172,6 +182,9 @@ mod tests {
                 "ps",
                 "logs",
                 "results",
+                "quote",
+                "receipt",
+                "node",
                 "balance",
                 "audit",
                 "completions",

@@ -7,42 +7,16 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use aws_sdk_s3::Client;
-use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_s3::error::ProvideErrorMetadata as _;
-use aws_smithy_http_client::tls;
-use common::{DEADLINE, Stack};
-use dev_stack::{Endpoints, S3Credentials};
+use common::{DEADLINE, Stack, s3};
 
 /// Files that each task leaves.
 const RESULTS: usize = 5;
-
-/// A client of the store that runs now.
-fn s3(data_dir: &Path) -> Option<Client> {
-    let endpoints = Endpoints::read(data_dir).unwrap()?;
-    let credentials = S3Credentials::read(&endpoints.s3_credentials_file).unwrap();
-    let http_client = aws_smithy_http_client::Builder::new()
-        .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
-        .build_https();
-    let config = aws_sdk_s3::Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .http_client(http_client)
-        .endpoint_url(endpoints.s3_url)
-        .force_path_style(true)
-        .region(Region::from_static("us-east-1"))
-        .credentials_provider(Credentials::new(
-            credentials.access_key,
-            credentials.secret_key.expose(),
-            None,
-            None,
-            "test",
-        ));
-    Some(Client::from_conf(config.build()))
-}
 
 /// The keys below a prefix; `None` from a store that does not answer.
 async fn list(s3: &Client, bucket: &str, prefix: &str) -> Option<Vec<String>> {
@@ -145,4 +119,61 @@ fn whoever_sees_a_task_in_output_finds_its_results_also_across_a_crash() {
             .all(|task| task["state"] == "succeeded")
     });
     assert_eq!(tasks["tasks"].as_array().unwrap().len(), 12);
+}
+
+#[test]
+fn a_file_is_quoted_by_what_its_like_used_and_never_run() {
+    let Some(stack) = Stack::start() else { return };
+    stack.text(&["user", "add", "alice"]);
+    stack.text(&["user", "fund", "alice", "1", "--mine", "--wait"]);
+    stack.function("work", "alice", "for i in {1..20000}; do :; done");
+    stack.put_object("work", "quote/dir/first", "12345");
+    let unknown = stack.until_object("work", "quotes/dir/first.json");
+    assert_eq!(
+        (&unknown["estimate"], &unknown["samples"]),
+        (&"no data".into(), &0.into())
+    );
+
+    let files: Vec<String> = (0..3)
+        .map(|number| stack.file(&number.to_string(), "12345"))
+        .collect();
+    let files: Vec<&str> = files.iter().map(String::as_str).collect();
+    stack.text(&[&["submit", "work"][..], &files, &["--wait"]].concat());
+    let before = (stack.json(&["ps"]), stack.json(&["balance", "alice"]));
+    let used = |task: &serde_json::Value| task["cpu_time_us"].as_u64().unwrap();
+    let mut totals: Vec<u64> = before.0["tasks"].as_array().unwrap().iter().map(used).collect();
+    totals.sort_unstable();
+
+    stack.put_object("work", "quote/next", "123456");
+    let quote = stack.until_object("work", "quotes/next.json");
+    assert_eq!(
+        (&quote["samples"], &quote["input_bytes"]),
+        (&3.into(), &6.into()),
+        "{quote:#}"
+    );
+    assert_eq!(
+        (&quote["sample_bytes_min"], &quote["sample_bytes_max"]),
+        (&5.into(), &5.into())
+    );
+    let (p50, p90) = (&quote["estimate"]["p50"], &quote["estimate"]["p90"]);
+    assert_eq!((used(p50), used(p90)), (totals[1], totals[2]), "{quote:#}");
+    // 600 core-seconds per GRC, rounded down to the halford.
+    assert_eq!(
+        common::halfords(&p90["amount_grc"]),
+        i64::try_from(totals[2]).unwrap() * 100 / 600
+    );
+    let by_command = stack.json(&["quote", "work", files[0]]);
+    assert_eq!(
+        (&by_command["samples"], &by_command["estimate"]["p90"]),
+        (&3.into(), p90)
+    );
+
+    stack.until("the question's removal", &["ps"], |_| {
+        !stack.keys("work").iter().any(|key| key.starts_with("quote/"))
+    });
+    assert_eq!(
+        (stack.json(&["ps"]), stack.json(&["balance", "alice"])),
+        before,
+        "nothing ran, nothing was charged"
+    );
 }

@@ -166,6 +166,18 @@ impl ContainerService for Api {
             .hint(&parse("function", &request.into_inner().function)?);
         Ok(Response::new(wire::NotifyResponse {}))
     }
+
+    async fn get_node(
+        &self,
+        _request: Request<wire::GetNodeRequest>,
+    ) -> Result<Response<wire::GetNodeResponse>, Status> {
+        let key = self.node.signing_key.public();
+        Ok(Response::new(wire::GetNodeResponse {
+            node_id: self.node.config.node.to_string(),
+            receipt_key_pem: key.to_pem(),
+            receipt_key_id: key.id(),
+        }))
+    }
 }
 
 /// Sends a log from its beginning; if followed, until the attempt has ended and all is sent, or the reader is gone.

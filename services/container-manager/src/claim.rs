@@ -83,6 +83,7 @@ impl Claimer<'_> {
             task: head.metadata.get(META_TASK).and_then(|task| task.parse().ok()),
             max_amount,
             capacity: self.capacity,
+            input_bytes: head.size,
         };
         self.journal.record(&attempt).await?;
         let open = || self.credit.open(&request);

@@ -7,9 +7,10 @@ use service_kit::Chain;
 use tracing::{error, warn};
 
 use crate::credit::CreditError;
+use crate::documents::Settled;
 use crate::journal::JournalError;
 use crate::node::Node;
-use crate::publish::{self, PublishError, Settled};
+use crate::publish::{self, PublishError};
 use crate::task::{Attempt, Bill, Ending, How, State, Verdict};
 
 /// Charges an ended attempt and brings the bucket up to date. Can be cut off anywhere and begun again.
@@ -51,6 +52,8 @@ pub async fn finish(node: &Node, mut attempt: Attempt) {
         let spool = node.spool(attempt.session);
         let verdict = attempt.verdict().unwrap_or(Verdict::PlatformFault);
         let settled = Settled {
+            node: &node.config.node,
+            key: &node.signing_key,
             attempt: &attempt,
             licence: &licence,
             run: run.as_ref(),

@@ -22,6 +22,7 @@ use crate::function::{FunctionSettings, retry_delay};
 use crate::layout::{self, TaskKey};
 use crate::node::Node;
 use crate::problem::Problem;
+use crate::quote;
 use crate::recover::Adopted;
 use crate::store::StoreError;
 use crate::task::{Attempt, Verdict};
@@ -34,6 +35,8 @@ const GIVEN_BACK_DELAY: Duration = Duration::from_secs(1);
 const TROUBLE_DELAY: Duration = Duration::from_secs(2);
 /// How often `status/balance.json` is written while anything runs.
 const BALANCE_PAUSE: Duration = Duration::from_secs(3);
+/// How often `quote/` is listed.
+const QUOTES_PAUSE: Duration = Duration::from_secs(1);
 /// Objects in one listing.
 const PAGE: u32 = 1000;
 
@@ -57,6 +60,7 @@ pub struct FunctionLoop {
     poll: Duration,
     not_before: Instant,
     balance_told_at: Option<Instant>,
+    quotes_at: Instant,
     broken: Option<Broken>,
     /// What last kept tasks from being taken in, as the log was told.
     trouble: Option<String>,
@@ -109,6 +113,7 @@ impl FunctionLoop {
             idle_since: now,
             not_before: now,
             balance_told_at: None,
+            quotes_at: now,
             broken: None,
             trouble: None,
             told: None,
@@ -162,6 +167,12 @@ impl FunctionLoop {
     async fn step(&mut self, shutdown: &CancellationToken) {
         let now = Instant::now();
         self.deferred.retain(|_, until| *until > now);
+        if now >= self.quotes_at {
+            self.quotes_at = now + QUOTES_PAUSE;
+            if let Err(err) = quote::answer(&self.node, &self.name).await {
+                debug!(error = %Chain(&err), "quotes not answered, will be again");
+            }
+        }
         let may_start = *self.gate.borrow();
         if may_start && !self.free_slots.is_empty() && now >= self.not_before {
             match self.take_in(shutdown).await {

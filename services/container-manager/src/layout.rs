@@ -11,11 +11,15 @@ pub const SETTINGS: &str = "utils/function.toml";
 pub const UTILS: &str = "utils/";
 pub const STAGING: &str = "staging/";
 pub const INPUT: &str = "input/";
+/// Files to be quoted, never run.
+pub const QUOTE: &str = "quote/";
 /// What keeps a function from running, said once.
 pub const STATUS_ERROR: &str = "status/error.json";
 /// The user's balance, rewritten while anything runs.
 pub const STATUS_BALANCE: &str = "status/balance.json";
 
+/// The longest key of an object, in bytes.
+const KEY_MAX: usize = 1024;
 /// The longest file name that Linux file systems hold, in bytes.
 const FILE_NAME_MAX: usize = 255;
 
@@ -110,6 +114,14 @@ impl TaskKey {
     }
 }
 
+/// The name of a file under `quote/`, and the key of its answer; `None` for a "directory" object, or where the answer's
+/// key would be too long.
+pub fn quote_answer(object_key: &str) -> Option<(&str, String)> {
+    let name = object_key.strip_prefix(QUOTE)?;
+    let answer = format!("quotes/{name}.json");
+    (!name.is_empty() && !name.ends_with('/') && answer.len() <= KEY_MAX).then_some((name, answer))
+}
+
 impl fmt::Display for TaskKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)
@@ -145,6 +157,18 @@ mod tests {
             "logs/out-task-photo.jpg.txt"
         );
         assert_eq!(task.result("a/b.bin"), "results/dir/100.1-150.txt/a/b.bin");
+    }
+
+    #[test]
+    fn a_quoted_file_has_an_answer() {
+        assert_eq!(
+            quote_answer("quote/dir/a.txt"),
+            Some(("dir/a.txt", "quotes/dir/a.txt.json".to_owned()))
+        );
+        let long = format!("quote/{}", "x".repeat(1018));
+        for key in ["quote/", "quote/dir/", "input/a", long.as_str()] {
+            assert_eq!(quote_answer(key), None, "{key}");
+        }
     }
 
     #[test]

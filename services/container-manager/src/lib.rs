@@ -12,7 +12,8 @@
 //! | or it may never run: it goes to `failed/` | [`park`] |
 //! | it ends; its results leave the container | [`attempt`], [`spool`] |
 //! | the session is closed and charged | [`finish`], [`credit`] |
-//! | results, log and receipt go to the bucket, then the object goes to `output/` | [`publish`], [`layout`] |
+//! | results, log and receipt go to the bucket, then the object goes to `output/` | [`publish`], [`documents`], [`layout`] |
+//! | a file under `quote/` is answered with what it would cost | [`quote`] |
 //! | after a crash, the journal tells where to go on | [`journal`], [`recover`] |
 
 pub mod api;
@@ -23,6 +24,7 @@ pub mod claim;
 pub mod config;
 pub mod container;
 pub mod credit;
+pub mod documents;
 pub mod finish;
 pub mod function;
 pub mod function_loop;
@@ -35,6 +37,7 @@ pub mod node;
 pub mod park;
 pub mod problem;
 pub mod publish;
+pub mod quote;
 pub mod recover;
 pub mod restriction;
 pub mod results;

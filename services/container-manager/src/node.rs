@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use receipt::SigningKey;
 use service_kit::Clock;
 use units::{ContainerId, MilliCores, SessionId};
 
@@ -30,6 +31,8 @@ pub struct Node {
     pub images: Images,
     pub meter: Arc<Meter>,
     pub uids: Uids,
+    /// Signs the receipts of what ran here.
+    pub signing_key: SigningKey,
 }
 
 impl Node {

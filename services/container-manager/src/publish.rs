@@ -8,12 +8,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use serde_json::json;
 
+use crate::documents::Settled;
 use crate::layout::{RECEIPT, TaskKey};
 use crate::spool::Spool;
 use crate::store::{Copied, Head, ObjectStore, StoreError};
-use crate::task::{Attempt, Bill, Ending, Licence, Run, Verdict};
+use crate::task::Verdict;
 
 /// The key of the task's id in its object's metadata, by which attempts of one task find together.
 pub const META_TASK: &str = "gridfaas-task";
@@ -40,16 +40,6 @@ impl PublishError {
     }
 }
 
-/// Everything that is known of an attempt that has been settled.
-pub struct Settled<'a> {
-    pub attempt: &'a Attempt,
-    pub licence: &'a Licence,
-    pub run: Option<&'a Run>,
-    pub ending: &'a Ending,
-    pub bill: &'a Bill,
-    pub verdict: Verdict,
-}
-
 /// Brings the bucket to where the verdict wants it.
 pub async fn publish(
     store: &dyn ObjectStore,
@@ -61,7 +51,7 @@ pub async fn publish(
         Verdict::Succeeded => {
             upload_results(store, bucket, key, spool).await?;
             upload_log(store, bucket, &key.log(), spool).await?;
-            put_json(store, bucket, &key.receipt(), &receipt(settled)).await?;
+            put_json(store, bucket, &key.receipt(), settled.receipt()).await?;
             move_task(store, settled, &key.output()).await
         }
         Verdict::Failed => {
@@ -70,16 +60,22 @@ pub async fn publish(
         }
         Verdict::GaveUp | Verdict::Cancelled | Verdict::CapSpent => {
             keep_error_log(store, bucket, key, spool).await?;
-            put_json(store, bucket, &key.receipt(), &receipt(settled)).await?;
-            put_json(store, bucket, &key.failed_reason(), &reason(settled)).await?;
+            put_json(store, bucket, &key.receipt(), settled.receipt()).await?;
+            put_json(store, bucket, &key.failed_reason(), settled.notice()).await?;
             move_task(store, settled, &key.failed()).await
         }
         Verdict::Aborted => {
             keep_error_log(store, bucket, key, spool).await?;
-            put_json(store, bucket, &key.aborted(), &reason(settled)).await?;
+            put_json(store, bucket, &key.aborted(), settled.notice()).await?;
             move_task(store, settled, &key.input()).await
         }
-        Verdict::PlatformFault => move_task(store, settled, &key.input()).await,
+        Verdict::PlatformFault => {
+            // What never came to a start has nothing to tell.
+            if settled.run.is_some() {
+                put_json(store, bucket, &key.aborted(), settled.notice()).await?;
+            }
+            move_task(store, settled, &key.input()).await
+        }
     }
 }
 
@@ -167,85 +163,11 @@ async fn put_json(
     store: &dyn ObjectStore,
     bucket: &str,
     key: &str,
-    document: &serde_json::Value,
+    document: String,
 ) -> Result<(), StoreError> {
     store
-        .put(
-            bucket,
-            key,
-            Bytes::from(format!("{document:#}\n")),
-            "application/json",
-        )
+        .put(bucket, key, Bytes::from(document), "application/json")
         .await
-}
-
-/// What the attempt used and cost, and what it was made from.
-fn receipt(settled: &Settled<'_>) -> serde_json::Value {
-    let Settled {
-        attempt,
-        licence,
-        run,
-        ending,
-        bill,
-        ..
-    } = settled;
-    let usage = ending.usage;
-    json!({
-        "task": attempt.key.as_str(),
-        "task_id": licence.task,
-        "function": attempt.function,
-        "user": licence.user,
-        "attempt": licence.attempt,
-        "session_id": attempt.session,
-        "exit_code": ending.how.exit_code(),
-        "reason": ending.how.reason(),
-        "cpu_time_us": usage.total,
-        "cpu_user_us": usage.user,
-        "cpu_system_us": usage.system,
-        "billed_us": usage.billed,
-        "billing": licence.billing,
-        "throttled_us": usage.throttled,
-        "frozen_ms": ending.frozen_ms,
-        "started_at_ms": run.map(|run| run.started_at),
-        "ended_at_ms": ending.at,
-        "wall_ms": run.map(|run| ending.at.ms_since(run.started_at)),
-        "cpu_time_us_per_grc": licence.price.cpu_time_per_grc(),
-        "amount_grc": bill.amount,
-        "task_amount_grc": bill.task_amount,
-        "transfers": bill.transfers,
-        "sha256": run.map(|run| json!({
-            "input": run.digests.input, "script": run.digests.script, "image": run.digests.image,
-        })),
-        // The counter is read after the last process has ended, when it is exact.
-        "meter_error_bound_us": 0,
-        "notes": ending.notes,
-    })
-}
-
-/// Why a task was stopped or given up; its amounts equal the ledger's.
-fn reason(settled: &Settled<'_>) -> serde_json::Value {
-    let Settled {
-        attempt,
-        licence,
-        ending,
-        bill,
-        ..
-    } = settled;
-    json!({
-        "task": attempt.key.as_str(),
-        "task_id": licence.task,
-        "user": licence.user,
-        "attempts": licence.attempt,
-        "reason": ending.how.reason(),
-        "exit_code": ending.how.exit_code(),
-        "at_ms": ending.at,
-        "cpu_time_us": ending.usage.total,
-        "amount_grc": bill.amount,
-        "task_amount_grc": bill.task_amount,
-        "balance_grc": bill.balance,
-        "debt_limit_grc": bill.debt_limit,
-        "log": attempt.key.error_log(),
-    })
 }
 
 /// Whether a result's name is one that the platform writes itself.

@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use proto::container::v1::container_service_server::ContainerServiceServer;
+use receipt::SigningKey;
 use service_kit::{Chain, Clock, OnExit, Secret, Supervisor, SystemClock};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -31,6 +32,8 @@ use crate::warm::Uids;
 
 /// How long running tasks may take to come to rest at shutdown: killing, closing and publishing each is short.
 const DRAIN: Duration = Duration::from_secs(30);
+/// In the state folder. Whoever loses it gets a new one, and keeps the old public key for the old receipts.
+const SIGNING_KEY: &str = "receipt-key.pk8";
 const RECONNECT: Duration = Duration::from_secs(1);
 
 /// The outside world.
@@ -99,6 +102,7 @@ pub async fn run(
             config.build_definitions,
         ),
         uids: Uids::new(config.uid_first),
+        signing_key: SigningKey::read_or_make(&config.state_dir.join(SIGNING_KEY))?,
         store: edges.store,
         credit: edges.credit,
         cgroups: edges.cgroups,

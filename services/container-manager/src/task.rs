@@ -144,7 +144,8 @@ pub enum How {
 }
 
 /// What an ending means for the task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     Succeeded,
     /// Failed, to be tried again.
@@ -156,6 +157,30 @@ pub enum Verdict {
     /// The task's own cap is spent: it is over.
     CapSpent,
     PlatformFault,
+}
+
+/// Who brought an attempt to its end, which is who pays for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StoppedBy {
+    /// The user's script, limits or command.
+    User,
+    /// The money ran out.
+    Funds,
+    /// A fault of ours, at our cost.
+    Platform,
+}
+
+impl Verdict {
+    /// `None` for an attempt that came to its end by itself.
+    pub fn stopped_by(self) -> Option<StoppedBy> {
+        match self {
+            Self::Succeeded => None,
+            Self::Failed | Self::GaveUp | Self::CapSpent | Self::Cancelled => Some(StoppedBy::User),
+            Self::Aborted => Some(StoppedBy::Funds),
+            Self::PlatformFault => Some(StoppedBy::Platform),
+        }
+    }
 }
 
 impl How {
@@ -208,6 +233,25 @@ pub struct Bill {
     pub transfers: Vec<String>,
     pub balance: Amount,
     pub debt_limit: Amount,
+    /// Every ended attempt of the task, on whatever node, this one included; oldest first.
+    pub attempts: Vec<AttemptCost>,
+}
+
+/// What one attempt of a task cost, by the ledger.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttemptCost {
+    pub session: SessionId,
+    pub attempt: u32,
+    pub verdict: Verdict,
+    pub billed: CpuTime,
+    /// In the end.
+    pub amount: Amount,
+    /// What was charged and reversed.
+    pub refunded: Amount,
+    /// The first of its transfers, oldest first.
+    pub transfers: Vec<String>,
+    /// How many there are.
+    pub transfers_count: u32,
 }
 
 impl Attempt {

@@ -18,6 +18,7 @@ pub mod bank;
 pub mod config;
 pub mod grant;
 pub mod ledger;
+pub mod quote;
 pub mod rating;
 pub mod session;
 pub mod settlement;

@@ -66,6 +66,8 @@ pub struct Task {
     pub function: FunctionName,
     /// Below `input/`, as the object store has it.
     pub key: String,
+    /// Size of the newest attempt's input.
+    pub input_bytes: u64,
     /// Sessions opened so far; the newest one's number is its fencing token.
     pub attempts: u32,
     /// Those of them that failed by the user's own doing.
@@ -81,6 +83,7 @@ impl Task {
             id,
             function,
             key,
+            input_bytes: 0,
             attempts: 0,
             failures: 0,
             amount: Amount::ZERO,
@@ -200,6 +203,23 @@ pub struct Bill {
     pub task_amount: Amount,
     /// The session's transfers, oldest first.
     pub transfers: Vec<TransferId>,
+}
+
+/// What one ended attempt of a task used and cost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttemptCost {
+    pub session: SessionId,
+    pub attempt: u32,
+    pub outcome: Outcome,
+    pub total: CpuTime,
+    /// In the end.
+    pub amount: Amount,
+    /// What was posted and reversed.
+    pub refunded: Amount,
+    /// The first of its transfers, oldest first.
+    pub transfers: Vec<TransferId>,
+    /// How many there are.
+    pub transfers_count: u32,
 }
 
 /// When each live session was last heard of. Kept in memory only: after a restart every node has a whole lease to

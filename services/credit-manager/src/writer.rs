@@ -17,7 +17,7 @@ use units::{SessionId, TaskId};
 use crate::bank::{Bank, BankError, Change, Effects};
 use crate::ledger::accounts::BalanceOverflow;
 use crate::ledger::{Journal, Transfer, TransferId};
-use crate::session::{Bill, Task};
+use crate::session::{AttemptCost, Bill, Task};
 use crate::watch::Watchers;
 
 /// Commands that may wait. Enough for several batches; a caller beyond it waits for its turn to wait.
@@ -25,6 +25,9 @@ const QUEUE: usize = 4096;
 
 /// Commands in one transaction, at most: more would make the first wait longer than its flush takes.
 const BATCH: usize = 1024;
+
+/// Attempts of one task that are told of, and transfers of each: a message holds them easily.
+const ATTEMPTS_TOLD_MAX: u32 = 100;
 
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
@@ -80,6 +83,11 @@ impl Desk {
             transfers: self.journal.transfers_of(id)?,
             closed,
         }))
+    }
+
+    /// What the ended attempts of a task cost, oldest first.
+    pub fn attempts(&self, task: TaskId) -> Result<Vec<AttemptCost>, CommandError> {
+        Ok(self.journal.attempts(task, ATTEMPTS_TOLD_MAX)?)
     }
 
     pub fn transfer(&self, id: &TransferId) -> Result<Option<Transfer>, CommandError> {

@@ -5,7 +5,10 @@ pub(crate) mod balance;
 pub(crate) mod completions;
 pub(crate) mod function;
 pub(crate) mod logs;
+pub(crate) mod node;
 pub(crate) mod ps;
+pub(crate) mod quote;
+pub(crate) mod receipt;
 pub(crate) mod results;
 pub(crate) mod submit;
 pub(crate) mod up;
@@ -33,6 +36,9 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Ps(args) => ps::run(args, &stack, output).await.map(done),
         Command::Logs(args) => logs::run(args, &stack, output).await.map(done),
         Command::Results(args) => results::run(args, &stack, output).await.map(done),
+        Command::Quote(args) => quote::run(args, &stack, output).await.map(done),
+        Command::Receipt(command) => receipt::run(command, output),
+        Command::Node(command) => node::run(command, &stack, output).await.map(done),
         Command::Balance(args) => balance::run(args, &stack, output).await.map(done),
         Command::Audit(_) => audit::run(&stack, output).await,
         Command::Completions(args) => completions::run(args).map(done),

@@ -15,6 +15,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
+use aws_smithy_http_client::tls;
+use dev_stack::{Endpoints, S3Credentials};
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -175,6 +179,55 @@ impl Stack {
         path.to_str().unwrap().to_owned()
     }
 
+    /// One call of the store.
+    pub fn s3<T>(&self, call: impl AsyncFnOnce(Client) -> T) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let client = s3(self.folder()).expect("a running stack");
+        runtime.unwrap().block_on(call(client))
+    }
+
+    pub fn put_object(&self, bucket: &str, key: &str, body: &str) {
+        let body = body.as_bytes().to_vec();
+        self.s3(async |s3| {
+            s3.put_object()
+                .bucket(bucket)
+                .key(key)
+                .body(body.into())
+                .send()
+                .await
+                .map(drop)
+        })
+        .unwrap();
+    }
+
+    /// An object's JSON; `None` if there is no such object.
+    pub fn object(&self, bucket: &str, key: &str) -> Option<Value> {
+        self.s3(async |s3| {
+            let object = s3.get_object().bucket(bucket).key(key).send().await.ok()?;
+            let body = object.body.collect().await.unwrap();
+            Some(serde_json::from_slice(&body.into_bytes()).unwrap())
+        })
+    }
+
+    /// Waits for an object of JSON.
+    pub fn until_object(&self, bucket: &str, key: &str) -> Value {
+        let started = Instant::now();
+        loop {
+            if let Some(object) = self.object(bucket, key) {
+                return object;
+            }
+            assert!(started.elapsed() < DEADLINE, "no `{key}`: {}", self.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// The keys of a bucket.
+    pub fn keys(&self, bucket: &str) -> Vec<String> {
+        let page = self.s3(async |s3| s3.list_objects_v2().bucket(bucket).send().await.unwrap());
+        let objects = page.contents.unwrap_or_default();
+        objects.into_iter().filter_map(|object| object.key).collect()
+    }
+
     /// Interrupts the stack; its exit status.
     pub fn stop(&mut self) -> Option<i32> {
         let mut up = self.up.take()?;
@@ -187,6 +240,29 @@ impl Drop for Stack {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// A client of the store that runs now; `None` while none does.
+pub fn s3(data_dir: &Path) -> Option<Client> {
+    let endpoints = Endpoints::read(data_dir).unwrap()?;
+    let credentials = S3Credentials::read(&endpoints.s3_credentials_file).unwrap();
+    let http_client = aws_smithy_http_client::Builder::new()
+        .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
+        .build_https();
+    let config = aws_sdk_s3::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .http_client(http_client)
+        .endpoint_url(endpoints.s3_url)
+        .force_path_style(true)
+        .region(Region::from_static("us-east-1"))
+        .credentials_provider(Credentials::new(
+            credentials.access_key,
+            credentials.secret_key.expose(),
+            None,
+            None,
+            "test",
+        ));
+    Some(Client::from_conf(config.build()))
 }
 
 /// An amount as the CLI prints it, in halfords.

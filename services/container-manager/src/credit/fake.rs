@@ -13,7 +13,9 @@ use units::{
     UserName,
 };
 
-use super::{Credit, CreditError, FunctionEntry, OpenSession, Opened, Push, Refusal, SessionState, Usage};
+use super::{
+    Credit, CreditError, FunctionEntry, OpenSession, Opened, Push, Quote, Refusal, SessionState, Usage,
+};
 use crate::layout::TaskKey;
 use crate::task::{Bill, Licence, Verdict};
 
@@ -231,6 +233,18 @@ impl Credit for FakeCredit {
         Ok(Bill {
             amount,
             ..Bill::default()
+        })
+    }
+
+    async fn quote(&self, function: &FunctionName, _input_bytes: u64) -> Result<Quote, CreditError> {
+        let inner = self.lock();
+        let user = inner.functions.get(function).cloned();
+        Ok(Quote {
+            user: user.ok_or_else(|| CreditError::Refused {
+                message: format!("no function {function}"),
+            })?,
+            price: CpuPrice::DEFAULT,
+            estimate: None,
         })
     }
 

@@ -10,10 +10,13 @@ use proto::credit::v1::session_service_client::SessionServiceClient;
 use proto::{InvalidField, parse};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
-use units::{Amount, CpuPrice, CpuTime, NodeId, SessionId};
+use units::{Amount, CpuPrice, CpuTime, FunctionName, NodeId, SessionId};
 
-use super::{Credit, CreditError, FunctionEntry, OpenSession, Opened, Push, Refusal, SessionState, Usage};
-use crate::task::{Bill, Licence, Verdict};
+use super::{
+    Credit, CreditError, Estimate, FunctionEntry, OpenSession, Opened, Push, Quote, Refusal, SessionState,
+    Usage,
+};
+use crate::task::{AttemptCost, Bill, Licence, Verdict};
 
 /// A call that takes longer is given up and repeated; every call may be.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -87,6 +90,7 @@ impl Credit for GrpcCredit {
             task_id: request.task.map(|task| task.to_string()).unwrap_or_default(),
             max_amount_halfords: request.max_amount.map_or(0, Amount::halfords),
             millicores: request.capacity.millicores(),
+            input_bytes: request.input_bytes,
         };
         let answer = self.call(self.sessions.clone().open_session(message)).await?;
         match answer
@@ -151,6 +155,11 @@ impl Credit for GrpcCredit {
             transfers: closed.transfer_ids,
             balance: Amount::from_halfords(closed.balance_halfords),
             debt_limit: Amount::from_halfords(closed.debt_limit_halfords),
+            attempts: closed
+                .attempts
+                .into_iter()
+                .map(attempt_cost)
+                .collect::<Result<_, _>>()?,
         })
     }
 
@@ -163,6 +172,26 @@ impl Credit for GrpcCredit {
         Ok(stream
             .map(move |pushed| pushed.map_err(|status| this.error(status)).and_then(|p| push(&p)))
             .boxed())
+    }
+
+    async fn quote(&self, function: &FunctionName, input_bytes: u64) -> Result<Quote, CreditError> {
+        let message = wire::QuoteRequest {
+            function: function.to_string(),
+            input_bytes,
+        };
+        let answer = self.call(self.accounts.clone().quote(message)).await?;
+        let used = |micros, halfords| (CpuTime::from_micros(micros), Amount::from_halfords(halfords));
+        Ok(Quote {
+            user: parse("user", &answer.user)?,
+            price: price(answer.cpu_time_us_per_grc)?,
+            estimate: answer.estimate.map(|found| Estimate {
+                samples: found.samples,
+                input_bytes_min: found.input_bytes_min,
+                input_bytes_max: found.input_bytes_max,
+                p50: used(found.p50_cpu_time_us, found.p50_amount_halfords),
+                p90: used(found.p90_cpu_time_us, found.p90_amount_halfords),
+            }),
+        })
     }
 
     async fn functions(&self) -> Result<Vec<FunctionEntry>, CreditError> {
@@ -180,17 +209,46 @@ impl Credit for GrpcCredit {
 }
 
 fn licence(opened: &wire::SessionOpened) -> Result<Licence, CreditError> {
-    let micros = CpuTime::from_micros(opened.cpu_time_us_per_grc);
     Ok(Licence {
         task: parse("task_id", &opened.task_id)?,
         user: parse("user", &opened.user)?,
         attempt: opened.attempt,
         failures: opened.failures,
-        price: CpuPrice::from_cpu_time_per_grc(micros)
-            .map_err(|err| InvalidField::new("cpu_time_us_per_grc", err))?,
+        price: price(opened.cpu_time_us_per_grc)?,
         billing: opened.billing().try_into()?,
         cap_at: opened.cap_at_us.map(CpuTime::from_micros),
     })
+}
+
+fn price(cpu_time_us_per_grc: u64) -> Result<CpuPrice, InvalidField> {
+    CpuPrice::from_cpu_time_per_grc(CpuTime::from_micros(cpu_time_us_per_grc))
+        .map_err(|err| InvalidField::new("cpu_time_us_per_grc", err))
+}
+
+fn attempt_cost(cost: wire::AttemptCost) -> Result<AttemptCost, InvalidField> {
+    Ok(AttemptCost {
+        session: parse("session_id", &cost.session_id)?,
+        attempt: cost.attempt,
+        verdict: verdict(cost.outcome())?,
+        billed: CpuTime::from_micros(cost.cpu_time_us),
+        amount: Amount::from_halfords(cost.amount_halfords),
+        refunded: Amount::from_halfords(cost.refunded_halfords),
+        transfers: cost.transfer_ids,
+        transfers_count: cost.transfers,
+    })
+}
+
+fn verdict(outcome: wire::Outcome) -> Result<Verdict, InvalidField> {
+    match outcome {
+        wire::Outcome::Succeeded => Ok(Verdict::Succeeded),
+        wire::Outcome::Failed => Ok(Verdict::Failed),
+        wire::Outcome::GaveUp => Ok(Verdict::GaveUp),
+        wire::Outcome::Aborted => Ok(Verdict::Aborted),
+        wire::Outcome::Cancelled => Ok(Verdict::Cancelled),
+        wire::Outcome::CapSpent => Ok(Verdict::CapSpent),
+        wire::Outcome::PlatformFault => Ok(Verdict::PlatformFault),
+        wire::Outcome::Unspecified => Err(InvalidField::new("outcome", "is not set")),
+    }
 }
 
 fn refusal(reason: wire::RefusalReason) -> Result<Refusal, CreditError> {

@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 use units::{
-    Amount, CpuTime, FunctionName, Grant, MilliCores, Restriction, SessionId, Standing, TaskId, UserName,
+    Amount, CpuPrice, CpuTime, FunctionName, Grant, MilliCores, Restriction, SessionId, Standing, TaskId,
+    UserName,
 };
 
 pub use grpc::GrpcCredit;
@@ -26,6 +27,7 @@ pub struct OpenSession {
     /// What all attempts of the task together may cost.
     pub max_amount: Option<Amount>,
     pub capacity: MilliCores,
+    pub input_bytes: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -75,6 +77,25 @@ pub struct FunctionEntry {
     pub may_start: bool,
 }
 
+/// What a task of this size would cost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quote {
+    pub user: UserName,
+    pub price: CpuPrice,
+    /// `None` where nothing is known.
+    pub estimate: Option<Estimate>,
+}
+
+/// By successful attempts on inputs of a like size.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Estimate {
+    pub samples: u32,
+    pub input_bytes_min: u64,
+    pub input_bytes_max: u64,
+    pub p50: (CpuTime, Amount),
+    pub p90: (CpuTime, Amount),
+}
+
 /// What credit-manager tells unasked.
 #[derive(Clone, Debug)]
 pub struct Push {
@@ -95,6 +116,9 @@ pub trait Credit: Send + Sync + 'static {
 
     /// Changes as they happen. Ends when the connection does; missing it costs time, never money.
     async fn watch(&self) -> Result<BoxStream<'static, Result<Push, CreditError>>, CreditError>;
+
+    /// Runs and charges nothing.
+    async fn quote(&self, function: &FunctionName, input_bytes: u64) -> Result<Quote, CreditError>;
 
     async fn functions(&self) -> Result<Vec<FunctionEntry>, CreditError>;
 }

@@ -15,6 +15,7 @@ use super::wire_outcome;
 use crate::bank::{BankError, UserView};
 use crate::ledger::reader::SessionRecord;
 use crate::ledger::{Reader, Transfer, TransferId};
+use crate::quote::{self, Estimate};
 use crate::settlement::audit::Auditor;
 use crate::settlement::wallet::Wallet;
 use crate::users::{Settings, SettingsPatch, User};
@@ -190,6 +191,30 @@ impl AccountService for AccountApi {
         }))
     }
 
+    async fn quote(
+        &self,
+        request: Request<wire::QuoteRequest>,
+    ) -> Result<Response<wire::QuoteResponse>, Status> {
+        let message = request.into_inner();
+        let function: FunctionName = parse("function", &message.function)?;
+        let name = function.clone();
+        let user = self.call(move |desk| Ok(desk.bank.payer(&name)?)).await?.user;
+        let history = self
+            .reader
+            .samples(function, user.settings.billing, quote::HISTORY)
+            .await
+            .map_err(|err| from_read(&err))?;
+        let price = user.settings.price;
+        Ok(Response::new(wire::QuoteResponse {
+            function: message.function,
+            user: user.name.to_string(),
+            input_bytes: message.input_bytes,
+            cpu_time_us_per_grc: price.cpu_time_per_grc().micros(),
+            estimate: quote::estimate(&history, message.input_bytes)
+                .map(|found| wire_estimate(&found, price)),
+        }))
+    }
+
     async fn audit(
         &self,
         _request: Request<wire::AuditRequest>,
@@ -235,6 +260,19 @@ fn settings_patch(message: &wire::UpdateUserRequest) -> Result<SettingsPatch, In
         price: price.transpose()?,
         accounting: message.accounting,
     })
+}
+
+fn wire_estimate(found: &Estimate, price: CpuPrice) -> wire::QuoteEstimate {
+    let cost = |total| price.cost(total).unwrap_or(Amount::MAX).halfords();
+    wire::QuoteEstimate {
+        samples: found.samples,
+        input_bytes_min: found.input_bytes_min,
+        input_bytes_max: found.input_bytes_max,
+        p50_cpu_time_us: found.p50.micros(),
+        p90_cpu_time_us: found.p90.micros(),
+        p50_amount_halfords: cost(found.p50),
+        p90_amount_halfords: cost(found.p90),
+    }
 }
 
 /// A name, or none where the text is empty.

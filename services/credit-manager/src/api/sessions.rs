@@ -19,7 +19,7 @@ use units::{Amount, CpuTime, MilliCores, NodeId, SessionId, TaskId};
 use super::status::from_command;
 use super::{wire_outcome, wire_state};
 use crate::bank::{BankError, Now, OpenRequest, Opened, Refusal, Usage, UserView};
-use crate::session::{Bill, Closed, Outcome};
+use crate::session::{AttemptCost, Bill, Closed, Outcome};
 use crate::watch::News;
 use crate::writer::{CommandError, Desk, Writer};
 
@@ -136,9 +136,10 @@ impl SessionService for SessionApi {
                 Ok((bill, view))
             })
             .await?;
-        let amount = bill.closed.amount;
+        let (amount, task) = (bill.closed.amount, bill.closed.task);
+        let attempts = self.call(move |desk| desk.attempts(task)).await?;
         info!(session_id = %session, amount_halfords = amount.halfords(), outcome = outcome.as_str(), "session closed");
-        Ok(Response::new(wire_bill(&bill, &view)))
+        Ok(Response::new(wire_bill(&bill, &view, &attempts)))
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<wire::WatchResponse, Status>> + Send>>;
@@ -175,6 +176,8 @@ fn open_request(message: wire::OpenSessionRequest) -> Result<OpenRequest, Invali
         key: message.object_key,
         cap: Some(cap).filter(|cap| cap.is_positive()),
         capacity: MilliCores::from_millicores(message.millicores),
+        // The journal holds 63 bits, and no object is that large.
+        input_bytes: message.input_bytes.min(i64::MAX.unsigned_abs()),
     })
 }
 
@@ -227,7 +230,7 @@ fn same_close(bill: Bill, total: CpuTime, outcome: Outcome) -> Result<Bill, Bank
     }
 }
 
-fn wire_bill(bill: &Bill, view: &UserView) -> wire::CloseSessionResponse {
+fn wire_bill(bill: &Bill, view: &UserView, attempts: &[AttemptCost]) -> wire::CloseSessionResponse {
     wire::CloseSessionResponse {
         amount_halfords: bill.closed.amount.halfords(),
         task_amount_halfords: bill.task_amount.halfords(),
@@ -235,6 +238,20 @@ fn wire_bill(bill: &Bill, view: &UserView) -> wire::CloseSessionResponse {
         balance_halfords: view.balance.halfords(),
         standing: wire::Standing::from(view.standing).into(),
         debt_limit_halfords: view.user.settings.debt_limit.halfords(),
+        attempts: attempts.iter().map(wire_attempt_cost).collect(),
+    }
+}
+
+fn wire_attempt_cost(cost: &AttemptCost) -> wire::AttemptCost {
+    wire::AttemptCost {
+        session_id: cost.session.to_string(),
+        attempt: cost.attempt,
+        outcome: wire_outcome(cost.outcome).into(),
+        cpu_time_us: cost.total.micros(),
+        amount_halfords: cost.amount.halfords(),
+        refunded_halfords: cost.refunded.halfords(),
+        transfer_ids: cost.transfers.iter().map(ToString::to_string).collect(),
+        transfers: cost.transfers_count,
     }
 }
 

@@ -25,9 +25,10 @@ pub(super) fn from_command(err: &CommandError) -> Status {
 
 fn bank_code(err: &BankError) -> Code {
     match err {
-        BankError::UnknownUser(_) | BankError::UnknownSession(_) | BankError::UnknownPayment(_) => {
-            Code::NotFound
-        }
+        BankError::UnknownUser(_)
+        | BankError::UnknownFunction(_)
+        | BankError::UnknownSession(_)
+        | BankError::UnknownPayment(_) => Code::NotFound,
         BankError::UserExists(_) | BankError::FunctionTaken { .. } => Code::AlreadyExists,
         BankError::OpenedDifferently(_) | BankError::AlreadyClosed { .. } => Code::FailedPrecondition,
         BankError::Total { .. } => Code::InvalidArgument,

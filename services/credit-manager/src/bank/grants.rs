@@ -250,6 +250,7 @@ mod tests {
             key: key.to_owned(),
             cap: None,
             capacity: MilliCores::ONE_CORE,
+            input_bytes: 0,
         };
         bank.open(request, None, TaskId::new(), now()).unwrap();
         session

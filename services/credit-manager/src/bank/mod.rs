@@ -70,6 +70,8 @@ pub enum BankError {
     UserExists(UserName),
     #[error("function `{function}` belongs to user `{owner}`")]
     FunctionTaken { function: FunctionName, owner: UserName },
+    #[error("there is no function `{0}` (hint: `gridfaas function list` shows which there are)")]
+    UnknownFunction(FunctionName),
     #[error("there is no session `{0}`")]
     UnknownSession(SessionId),
     #[error("session `{0}` was opened before with other content")]

@@ -24,6 +24,7 @@ pub struct OpenRequest {
     /// The most that all attempts of the task may cost.
     pub cap: Option<Amount>,
     pub capacity: MilliCores,
+    pub input_bytes: u64,
 }
 
 /// The answer to an [`OpenRequest`].
@@ -105,6 +106,7 @@ impl Bank {
             return Ok(refused(Refusal::CapSpent, message));
         }
         let task = Task {
+            input_bytes: request.input_bytes,
             attempts: task.attempts.saturating_add(1),
             ..task
         };

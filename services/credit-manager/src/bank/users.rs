@@ -102,6 +102,12 @@ impl Bank {
         }
     }
 
+    /// Who pays for a function.
+    pub fn payer(&self, function: &FunctionName) -> Result<UserView, BankError> {
+        let unknown = || BankError::UnknownFunction(function.clone());
+        self.view(self.functions.get(function).ok_or_else(unknown)?)
+    }
+
     /// Every function, or every one of a user.
     pub fn functions(&self, of: Option<&UserName>) -> Vec<(FunctionName, UserName)> {
         self.functions

@@ -13,7 +13,7 @@ use units::{SessionId, TaskId};
 use super::rows;
 use super::{Transfer, TransferId};
 use crate::bank::Change;
-use crate::session::{Closed, Session, Task};
+use crate::session::{AttemptCost, Closed, Session, Task};
 use crate::settlement::payout::Payout;
 use crate::settlement::wallet::Route;
 use crate::users::User;
@@ -118,14 +118,15 @@ impl Journal {
     fn put_task(&self, task: &Task) -> rusqlite::Result<()> {
         self.connection
             .prepare_cached(
-                "INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET
-                 attempts = excluded.attempts, failures = excluded.failures, amount = excluded.amount,
+                "INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET
+                 input_bytes = excluded.input_bytes, attempts = excluded.attempts, failures = excluded.failures, amount = excluded.amount,
                  is_over = excluded.is_over",
             )?
             .execute(params![
                 task.id.to_string(),
                 task.function.as_str(),
                 task.key,
+                task.input_bytes.cast_signed(),
                 task.attempts,
                 task.failures,
                 task.amount.halfords(),
@@ -250,6 +251,32 @@ impl Journal {
             .prepare_cached("SELECT * FROM sessions WHERE id = ? AND closed_at_ms IS NOT NULL")?
             .query_row([id.to_string()], rows::closed)
             .optional()
+    }
+
+    /// What the newest closed attempts of a task cost, oldest first; at most `max`, each with at most `max` transfers.
+    pub fn attempts(&self, task: TaskId, max: u32) -> rusqlite::Result<Vec<AttemptCost>> {
+        let mut costs: Vec<AttemptCost> = self
+            .connection
+            .prepare_cached(
+                "SELECT id, attempt, outcome, total_us, amount,
+                 (SELECT count(*) FROM transfers WHERE reference = sessions.id) AS transfers,
+                 (SELECT coalesce(sum(transfers.amount), 0) FROM transfers
+                  WHERE reference = sessions.id AND kind = 'reversal') AS refunded
+                 FROM sessions WHERE task = ? AND closed_at_ms IS NOT NULL ORDER BY attempt DESC LIMIT ?",
+            )?
+            .query_map(params![task.to_string(), max], rows::attempt_cost)?
+            .collect::<rusqlite::Result<_>>()?;
+        costs.reverse();
+        for cost in &mut costs {
+            cost.transfers = self
+                .connection
+                .prepare_cached("SELECT id FROM transfers WHERE reference = ? ORDER BY sequence LIMIT ?")?
+                .query_map(params![cost.session.to_string(), max], |row| {
+                    row.get("id").map(TransferId::restored)
+                })?
+                .collect::<rusqlite::Result<_>>()?;
+        }
+        Ok(costs)
     }
 
     pub fn transfer(&self, id: &TransferId) -> rusqlite::Result<Option<Transfer>> {

@@ -5,9 +5,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rusqlite::{Connection, OpenFlags, params};
-use units::{Amount, CpuPrice, CpuTime, FunctionName, NodeId, SessionId, TaskId, Timestamp, UserName};
+use units::{
+    Amount, Billing, CpuPrice, CpuTime, FunctionName, NodeId, SessionId, TaskId, Timestamp, UserName,
+};
 
 use super::{Account, Transfer, TransferId, rows};
+use crate::quote::Sample;
 use crate::session::Outcome;
 
 /// Opens the journal anew for every question: each sees one moment, the last commit.
@@ -120,6 +123,25 @@ impl Reader {
                     ],
                     rows::record,
                 )?
+                .collect()
+        })
+        .await
+    }
+
+    /// What the newest successful attempts of a function used, by this kind of billing, newest first.
+    pub async fn samples(
+        &self,
+        function: FunctionName,
+        billing: Billing,
+        limit: u32,
+    ) -> Result<Vec<Sample>, ReadError> {
+        self.ask(move |connection| {
+            connection
+                .prepare(
+                    "SELECT tasks.input_bytes, total_us FROM tasks JOIN sessions ON sessions.task = tasks.id
+                     WHERE tasks.function = ? AND outcome = 'succeeded' AND billing = ? ORDER BY tasks.id DESC LIMIT ?",
+                )?
+                .query_map(params![function.as_str(), billing.as_str(), limit], rows::sample)?
                 .collect()
         })
         .await

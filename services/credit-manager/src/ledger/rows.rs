@@ -10,8 +10,9 @@ use units::{Amount, CpuPrice, CpuTime, Grant, MilliCores, Timestamp};
 use super::reader::SessionRecord;
 use super::{Kind, Transfer, TransferId};
 use crate::grant::Holding;
+use crate::quote::Sample;
 use crate::rating::Meter;
-use crate::session::{Closed, Outcome, Session, Task};
+use crate::session::{AttemptCost, Closed, Outcome, Session, Task};
 use crate::settlement::payout::{Payout, PayoutState};
 use crate::settlement::wallet::{Payment, Receipt, Route};
 use crate::users::{Settings, User};
@@ -102,6 +103,7 @@ pub(super) fn task(row: &Row<'_>) -> rusqlite::Result<Task> {
         id: text(row, "id")?,
         function: text(row, "function")?,
         key: row.get("object_key")?,
+        input_bytes: unsigned(row, "input_bytes")?,
         attempts: row.get("attempts")?,
         failures: row.get("failures")?,
         amount: amount(row, "amount")?,
@@ -145,6 +147,20 @@ pub(super) fn closed(row: &Row<'_>) -> rusqlite::Result<Closed> {
     })
 }
 
+/// An ended attempt; the ids of its transfers are read apart.
+pub(super) fn attempt_cost(row: &Row<'_>) -> rusqlite::Result<AttemptCost> {
+    Ok(AttemptCost {
+        session: text(row, "id")?,
+        attempt: row.get("attempt")?,
+        outcome: outcome(&row.get::<_, String>("outcome")?)?,
+        total: cpu_time(row, "total_us")?,
+        amount: amount(row, "amount")?,
+        refunded: amount(row, "refunded")?,
+        transfers: Vec::new(),
+        transfers_count: row.get("transfers")?,
+    })
+}
+
 pub(super) fn record(row: &Row<'_>) -> rusqlite::Result<SessionRecord> {
     let price = price(row, "cpu_time_us_per_grc")?;
     let total = cpu_time(row, "total_us")?;
@@ -172,6 +188,13 @@ pub(super) fn record(row: &Row<'_>) -> rusqlite::Result<SessionRecord> {
         price,
         opened_at: time(row, "opened_at_ms")?,
         closed: closed.transpose()?,
+    })
+}
+
+pub(super) fn sample(row: &Row<'_>) -> rusqlite::Result<Sample> {
+    Ok(Sample {
+        input_bytes: unsigned(row, "input_bytes")?,
+        total: cpu_time(row, "total_us")?,
     })
 }
 

@@ -19,11 +19,14 @@ CREATE TABLE tasks (
     id TEXT PRIMARY KEY,
     function TEXT NOT NULL REFERENCES functions (name),
     object_key TEXT NOT NULL,
+    input_bytes INTEGER NOT NULL,
     attempts INTEGER NOT NULL,
     failures INTEGER NOT NULL,
     amount INTEGER NOT NULL,               -- of closed sessions
     is_over INTEGER NOT NULL
 ) STRICT;
+-- Ids are in the order of time: a quote reads a function's newest tasks.
+CREATE INDEX tasks_of_function ON tasks (function, id);
 
 CREATE TABLE sessions (
     id TEXT PRIMARY KEY,
@@ -48,6 +51,7 @@ CREATE TABLE sessions (
     amount INTEGER
 ) STRICT;
 CREATE INDEX sessions_live ON sessions (id) WHERE closed_at_ms IS NULL;
+CREATE INDEX sessions_of_task ON sessions (task, attempt);
 CREATE INDEX sessions_of_user ON sessions (user, opened_at_ms);
 
 CREATE TABLE accounts (

@@ -233,6 +233,7 @@ impl World {
                     key: format!("{key}.txt"),
                     cap: (key == 0).then(|| Amount::from_halfords(10_000_000)),
                     capacity: MilliCores::from_millicores(u32::from(key) * 500),
+                    input_bytes: 0,
                 };
                 let opened = bank.open(request.clone(), earlier, TaskId::new(), now).unwrap();
                 if let Opened::Licensed { session, state } = opened {

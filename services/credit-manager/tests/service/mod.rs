@@ -208,6 +208,7 @@ impl Client {
             task_id: task.to_owned(),
             max_amount_halfords: 0,
             millicores: 1000,
+            input_bytes: key.len() as u64,
         };
         self.answer(request).await
     }
