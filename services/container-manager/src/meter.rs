@@ -222,9 +222,10 @@ impl Meter {
                 self.report_now.notify_one();
             }
             tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Ok(()),
                 () = tokio::time::sleep(next_look) => {}
                 () = self.wake.notified() => {}
-                () = shutdown.cancelled() => return Ok(()),
             }
         }
     }
@@ -245,10 +246,12 @@ impl Meter {
                 }
             }
             tokio::select! {
+                biased;
                 () = shutdown.cancelled() => return Ok(()),
                 () = tokio::time::sleep(REPORT_PAUSE) => {}
             }
             tokio::select! {
+                biased;
                 () = shutdown.cancelled() => return Ok(()),
                 () = tokio::time::sleep(self.report.saturating_sub(REPORT_PAUSE)) => {}
                 () = self.report_now.notified() => {}
@@ -263,13 +266,15 @@ impl Meter {
         shutdown: CancellationToken,
     ) -> Result<(), crate::credit::CreditError> {
         let mut pushes = tokio::select! {
-            pushes = self.credit.watch() => pushes?,
+            biased;
             () = shutdown.cancelled() => return Ok(()),
+            pushes = self.credit.watch() => pushes?,
         };
         loop {
             let push = tokio::select! {
-                push = pushes.next() => push,
+                biased;
                 () = shutdown.cancelled() => return Ok(()),
+                push = pushes.next() => push,
             };
             let Some(push) = push.transpose()? else {
                 return Ok(());

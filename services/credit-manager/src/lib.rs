@@ -51,7 +51,7 @@ use crate::settlement::deposit::Scanner;
 use crate::settlement::gridcoin::{Gridcoin, GridcoinConfig, Mode};
 use crate::settlement::payout::Payouts;
 use crate::settlement::wallet::Wallet;
-use crate::writer::{CommandError, Desk, Writer, WriterEnd};
+use crate::writer::{CommandError, Desk, Ledger, Writer, WriterEnd};
 
 pub use crate::config::Config;
 
@@ -107,12 +107,14 @@ pub async fn run(
     let desk = Desk::open(journal).context("failed to load the ledger")?;
     check_wallet(&edges, desk.bank.views().is_empty()).await?;
 
-    let settle = Arc::new(Notify::new());
-    let (writer, writer_end) = Writer::start(desk, settle.clone()).context("failed to start the ledger")?;
-    let mut supervisor = Supervisor::new(shutdown.clone());
-    supervise_settlement(&mut supervisor, &config, &edges, &writer, settle)?;
-    supervise_leases(&mut supervisor, &config, &edges, &writer);
-    let served = serve(&config, &edges, writer, listener, shutdown.clone());
+    let Parts {
+        sessions,
+        accounts,
+        supervisor,
+        ledger,
+    } = assemble(&config, &edges, desk, shutdown.clone())?;
+    let writer_end = ledger.spawn().context("failed to start the ledger")?;
+    let served = serve(&config, sessions, accounts, listener, shutdown.clone());
     let ended = stop_with_ledger(writer_end, shutdown.clone());
     let (served, ended, ()) = tokio::join!(
         async {
@@ -126,6 +128,56 @@ pub async fn run(
     );
     ended.context("the ledger cannot go on")?;
     served.context("failed to serve")
+}
+
+/// The service without a listener, and without the thread of its ledger.
+pub struct Parts {
+    pub sessions: SessionServiceServer<SessionApi>,
+    pub accounts: AccountServiceServer<AccountApi>,
+    /// Runs the background tasks.
+    pub supervisor: Supervisor,
+    /// Has to be run for anything to be answered.
+    pub ledger: Ledger,
+}
+
+/// Wires the service up. A simulation takes it from here, on a single thread.
+pub fn assemble(
+    config: &Config,
+    edges: &Edges,
+    desk: Desk,
+    shutdown: CancellationToken,
+) -> anyhow::Result<Parts> {
+    let settle = Arc::new(Notify::new());
+    let (writer, ledger) = Writer::new(desk, settle.clone());
+    let mut supervisor = Supervisor::new(shutdown.clone());
+    supervise_settlement(&mut supervisor, config, edges, &writer, settle)?;
+    supervise_leases(&mut supervisor, config, edges, &writer);
+    let reader = Reader::new(config.database.clone());
+    let auditor = Auditor {
+        writer: writer.clone(),
+        reader: reader.clone(),
+        wallet: edges.wallet.clone(),
+        confirmations: config.confirmations,
+    };
+    let sessions = SessionServiceServer::new(SessionApi {
+        writer: writer.clone(),
+        clock: edges.clock.clone(),
+        shutdown,
+    });
+    let accounts = AccountServiceServer::new(AccountApi {
+        writer,
+        reader,
+        wallet: edges.wallet.clone(),
+        clock: edges.clock.clone(),
+        auditor,
+        settings: config.settings()?,
+    });
+    Ok(Parts {
+        sessions: sessions.max_decoding_message_size(MESSAGE_BYTES_MAX),
+        accounts,
+        supervisor,
+        ledger,
+    })
 }
 
 /// A wallet that was never reached is more likely to be configured wrongly than to be down.
@@ -188,8 +240,9 @@ async fn expire_leases(
     let mut timer = tokio::time::interval((lease / 10).max(Duration::from_millis(1)));
     loop {
         tokio::select! {
-            _ = timer.tick() => {}
+            biased;
             () = shutdown.cancelled() => return Ok(()),
+            _ = timer.tick() => {}
         }
         let now = Now {
             wall: clock.now(),
@@ -205,31 +258,11 @@ async fn expire_leases(
 
 async fn serve(
     config: &Config,
-    edges: &Edges,
-    writer: Writer,
+    sessions: SessionServiceServer<SessionApi>,
+    accounts: AccountServiceServer<AccountApi>,
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let reader = Reader::new(config.database.clone());
-    let auditor = Auditor {
-        writer: writer.clone(),
-        reader: reader.clone(),
-        wallet: edges.wallet.clone(),
-        confirmations: config.confirmations,
-    };
-    let sessions = SessionServiceServer::new(SessionApi {
-        writer: writer.clone(),
-        clock: edges.clock.clone(),
-        shutdown: shutdown.clone(),
-    });
-    let accounts = AccountServiceServer::new(AccountApi {
-        writer,
-        reader,
-        wallet: edges.wallet.clone(),
-        clock: edges.clock.clone(),
-        auditor,
-        settings: config.settings()?,
-    });
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<SessionServiceServer<SessionApi>>().await;
     health.set_serving::<AccountServiceServer<AccountApi>>().await;
@@ -247,7 +280,7 @@ async fn serve(
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .add_service(health_service)
         .add_optional_service(reflection)
-        .add_service(sessions.max_decoding_message_size(MESSAGE_BYTES_MAX))
+        .add_service(sessions)
         .add_service(accounts)
         .serve_with_incoming_shutdown(
             TcpIncoming::from(listener).with_nodelay(Some(true)),

@@ -112,24 +112,6 @@ impl Desk {
         Ok(())
     }
 
-    /// Carries out a batch of commands and puts it on disk. After an error nothing of it has happened.
-    fn carry_out(&mut self, commands: Vec<Command>) -> (Vec<Answer>, rusqlite::Result<Batch>) {
-        let mut answers = Vec::with_capacity(commands.len());
-        let mut batch = Batch::default();
-        let mut written = self.journal.begin();
-        for command in commands {
-            answers.push(command(self));
-            written = written.and_then(|()| self.write(&mut batch));
-        }
-        let committed = written.and_then(|()| {
-            for session in batch.stale.iter().filter_map(|id| self.bank.session(*id)) {
-                self.journal.put_session(session)?;
-            }
-            self.journal.commit()
-        });
-        (answers, committed.map(|()| batch))
-    }
-
     /// Forgets what could not be written: the journal is the truth.
     fn start_over(&mut self) -> rusqlite::Result<()> {
         self.journal.roll_back()?;
@@ -151,7 +133,7 @@ struct Batch {
 type Command = Box<dyn FnOnce(&mut Desk) -> Answer + Send>;
 type Answer = Box<dyn FnOnce(Result<(), CommandError>) + Send>;
 
-/// Sends commands to the ledger's thread, which ends when the last of these is dropped.
+/// Sends commands to the [`Ledger`], which ends when the last of these is dropped.
 #[derive(Clone)]
 pub struct Writer(mpsc::Sender<Command>);
 
@@ -159,17 +141,15 @@ pub struct Writer(mpsc::Sender<Command>);
 pub type WriterEnd = oneshot::Receiver<rusqlite::Result<()>>;
 
 impl Writer {
-    /// Starts the thread. `settle` is woken whenever transfers were posted.
-    ///
-    /// Errors if the system has no thread for it.
-    pub fn start(desk: Desk, settle: Arc<Notify>) -> std::io::Result<(Self, WriterEnd)> {
+    /// A writer and the ledger that has to be run for it. `settle` is woken whenever transfers were posted.
+    pub fn new(desk: Desk, settle: Arc<Notify>) -> (Self, Ledger) {
         let (queue, commands) = mpsc::channel(QUEUE);
-        let (report_end, end) = oneshot::channel();
-        thread::Builder::new().name("ledger".to_owned()).spawn(move || {
-            // Nobody waits for the end of a service that was dropped.
-            let _unheard = report_end.send(run(desk, commands, &settle));
-        })?;
-        Ok((Self(queue), end))
+        let ledger = Ledger {
+            desk,
+            commands,
+            settle,
+        };
+        (Self(queue), ledger)
     }
 
     /// Carries out a command and waits until what it changed is on disk. If it is not, nothing was changed.
@@ -190,19 +170,101 @@ impl Writer {
     }
 }
 
-fn run(mut desk: Desk, mut commands: mpsc::Receiver<Command>, settle: &Notify) -> rusqlite::Result<()> {
-    let mut waiting = Vec::new();
-    while commands.blocking_recv_many(&mut waiting, BATCH) > 0 {
-        let (answers, committed) = desk.carry_out(std::mem::take(&mut waiting));
+/// The owner of the state and its journal. Its steps are apart so that a simulation can crash between them.
+pub struct Ledger {
+    desk: Desk,
+    commands: mpsc::Receiver<Command>,
+    settle: Arc<Notify>,
+}
+
+/// Commands that wait to be one batch.
+pub struct Waiting(Vec<Command>);
+
+/// A batch that is written and not committed.
+pub struct Written {
+    answers: Vec<Answer>,
+    written: rusqlite::Result<Batch>,
+}
+
+/// A batch that is on disk, or failed as a whole, and of which nobody has heard.
+pub struct Committed {
+    answers: Vec<Answer>,
+    committed: rusqlite::Result<Batch>,
+}
+
+impl Ledger {
+    pub fn desk(&self) -> &Desk {
+        &self.desk
+    }
+
+    /// Runs on a thread of its own. Errors if the system has none.
+    pub fn spawn(self) -> std::io::Result<WriterEnd> {
+        let (report_end, end) = oneshot::channel();
+        thread::Builder::new().name("ledger".to_owned()).spawn(move || {
+            // Nobody waits for the end of a service that was dropped.
+            let _unheard = report_end.send(futures::executor::block_on(self.run()));
+        })?;
+        Ok(end)
+    }
+
+    /// Runs until the last writer is dropped. Errors if the journal cannot be read after it could not be written.
+    pub async fn run(mut self) -> rusqlite::Result<()> {
+        while let Some(waiting) = self.receive().await {
+            let written = self.carry_out(waiting);
+            let committed = self.commit(written);
+            self.answer(committed)?;
+        }
+        info!("ledger closed");
+        Ok(())
+    }
+
+    /// All commands that wait, up to a batch; `None` when no more can come.
+    pub async fn receive(&mut self) -> Option<Waiting> {
+        let mut waiting = Vec::new();
+        let received = self.commands.recv_many(&mut waiting, BATCH).await;
+        (received > 0).then_some(Waiting(waiting))
+    }
+
+    /// Carries out a batch and writes what it changes.
+    pub fn carry_out(&mut self, waiting: Waiting) -> Written {
+        let desk = &mut self.desk;
+        let mut answers = Vec::with_capacity(waiting.0.len());
+        let mut batch = Batch::default();
+        let mut written = desk.journal.begin();
+        for command in waiting.0 {
+            answers.push(command(desk));
+            written = written.and_then(|()| desk.write(&mut batch));
+        }
+        let written = written.and_then(|()| {
+            for session in batch.stale.iter().filter_map(|id| desk.bank.session(*id)) {
+                desk.journal.put_session(session)?;
+            }
+            Ok(batch)
+        });
+        Written { answers, written }
+    }
+
+    /// Puts a batch on disk. If that fails, nothing of it has happened.
+    pub fn commit(&mut self, batch: Written) -> Committed {
+        let Written { answers, written } = batch;
+        let committed = written.and_then(|batch| self.desk.journal.commit().map(|()| batch));
+        Committed { answers, committed }
+    }
+
+    /// Answers the callers and tells the nodes.
+    pub fn answer(&mut self, batch: Committed) -> rusqlite::Result<()> {
+        let Committed { answers, committed } = batch;
         match committed {
             Ok(batch) => {
                 for answer in answers {
                     answer(Ok(()));
                 }
+                let desk = &mut self.desk;
                 desk.watchers.publish(&desk.bank, &batch.news, &batch.gates);
                 if batch.posted {
-                    settle.notify_one();
+                    self.settle.notify_one();
                 }
+                Ok(())
             }
             Err(err) => {
                 error!(error = %Chain(&err), "the ledger cannot be written, nothing was changed");
@@ -210,12 +272,10 @@ fn run(mut desk: Desk, mut commands: mpsc::Receiver<Command>, settle: &Notify) -
                 for answer in answers {
                     answer(Err(CommandError::Journal(err.clone())));
                 }
-                desk.start_over()?;
+                self.desk.start_over()
             }
         }
     }
-    info!("ledger closed");
-    Ok(())
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 /// What the end of a background task means for its service.
@@ -18,7 +19,7 @@ pub enum OnExit {
 
 /// Owns a service's background tasks.
 ///
-/// A task that returns or panics before shutdown is handled as its [`OnExit`] says.
+/// A task that returns or panics before shutdown is handled as its [`OnExit`] says. Dropped, it ends all of them.
 pub struct Supervisor {
     shutdown: CancellationToken,
     tasks: JoinSet<&'static str>,
@@ -42,7 +43,7 @@ impl Supervisor {
         let shutdown = self.shutdown.clone();
         self.tasks.spawn(async move {
             loop {
-                let ended = tokio::spawn(start(shutdown.clone())).await;
+                let ended = AbortOnDropHandle::new(tokio::spawn(start(shutdown.clone()))).await;
                 if shutdown.is_cancelled() {
                     return name;
                 }

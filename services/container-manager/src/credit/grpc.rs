@@ -8,8 +8,12 @@ use proto::credit::v1 as wire;
 use proto::credit::v1::account_service_client::AccountServiceClient;
 use proto::credit::v1::session_service_client::SessionServiceClient;
 use proto::{InvalidField, parse};
-use tonic::transport::{Channel, Endpoint};
+use tonic::body::Body;
+use tonic::codegen::http;
+use tonic::transport::Endpoint;
 use tonic::{Code, Status};
+use tower::ServiceExt as _;
+use tower::util::BoxCloneSyncService;
 use units::{Amount, CpuPrice, CpuTime, FunctionName, NodeId, SessionId};
 
 use super::{
@@ -21,12 +25,15 @@ use crate::task::{AttemptCost, Bill, Licence, Verdict};
 /// A call that takes longer is given up and repeated; every call may be.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What carries a call there and its answer back.
+pub type Transport = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Status>;
+
 #[derive(Clone, Debug)]
 pub struct GrpcCredit {
     node: NodeId,
     url: String,
-    sessions: SessionServiceClient<Channel>,
-    accounts: AccountServiceClient<Channel>,
+    sessions: SessionServiceClient<Transport>,
+    accounts: AccountServiceClient<Transport>,
 }
 
 impl GrpcCredit {
@@ -41,12 +48,18 @@ impl GrpcCredit {
             .connect_timeout(Duration::from_secs(2))
             .tcp_nodelay(true)
             .connect_lazy();
-        Ok(Self {
+        let transport = Transport::new(channel.map_err(|err| Status::from_error(Box::new(err))));
+        Ok(Self::over(transport, url, node))
+    }
+
+    /// Over a connection that somebody else keeps; `url` is for messages.
+    pub fn over(transport: Transport, url: &str, node: NodeId) -> Self {
+        Self {
             node,
             url: url.to_owned(),
-            sessions: SessionServiceClient::new(channel.clone()),
-            accounts: AccountServiceClient::new(channel),
-        })
+            sessions: SessionServiceClient::new(transport.clone()),
+            accounts: AccountServiceClient::new(transport),
+        }
     }
 
     fn error(&self, status: Status) -> CreditError {

@@ -11,7 +11,7 @@ use units::{
     UserName,
 };
 
-pub use grpc::GrpcCredit;
+pub use grpc::{GrpcCredit, Transport};
 
 use crate::layout::TaskKey;
 use crate::task::{Bill, Licence, Verdict};

@@ -42,8 +42,9 @@ impl Scanner {
         let mut was_reachable = true;
         loop {
             tokio::select! {
-                _ = timer.tick() => {}
+                biased;
                 () = shutdown.cancelled() => return Ok(()),
+                _ = timer.tick() => {}
             }
             match self.scan().await {
                 Ok(()) if !was_reachable => {

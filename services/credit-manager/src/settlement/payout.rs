@@ -112,9 +112,10 @@ impl Payouts {
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Ok(()),
                 _ = timer.tick() => {}
                 () = self.wake.notified() => {}
-                () = shutdown.cancelled() => return Ok(()),
             }
             for payout in self.plan().await? {
                 if shutdown.is_cancelled() {
