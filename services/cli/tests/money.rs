@@ -34,7 +34,9 @@ fn receipt(stack: &Stack, function: &str, task: &str) -> Value {
 
 #[test]
 fn debt_throttles_a_deposit_lifts_and_the_limit_returns_the_task() {
-    let Some(stack) = Stack::start() else { return };
+    let Some(stack) = Stack::start_with(&["--hold", "0"]) else {
+        return;
+    };
     for user in ["alice", "bob"] {
         stack.text(&["user", "add", user]);
         stack.text(&["user", "set", user, "--min-balance", "0", "--debt-limit", "0.008"]);
@@ -94,7 +96,9 @@ fn debt_throttles_a_deposit_lifts_and_the_limit_returns_the_task() {
 
 #[test]
 fn a_task_stops_at_its_own_cap_and_containers_together_at_the_debt_limit() {
-    let Some(stack) = Stack::start() else { return };
+    let Some(stack) = Stack::start_with(&["--hold", "0"]) else {
+        return;
+    };
     stack.text(&["user", "add", "alice"]);
     stack.text(&[
         "user",
@@ -143,6 +147,72 @@ fn a_task_stops_at_its_own_cap_and_containers_together_at_the_debt_limit() {
         (-100_000 - 2 * OVERSPEND_MAX..=-100_000 + CRUMBS).contains(&balance),
         "{balance} halfords at the limit"
     );
+    assert_eq!(stack.json(&["audit"])["ok"], true);
+}
+
+/// The CPU time of a task's control group, in microseconds, as the kernel has it.
+fn counter(container: &str, session: &str) -> u64 {
+    let roots = || {
+        std::fs::read_dir("/sys/fs/cgroup")
+            .unwrap()
+            .flatten()
+            .map(|entry| entry.path())
+    };
+    let trees = roots().chain(
+        roots()
+            .filter_map(|root| Some(std::fs::read_dir(root).ok()?.flatten().map(|entry| entry.path())))
+            .flatten(),
+    );
+    let stat = trees
+        .filter_map(|tree| std::fs::read_to_string(tree.join(container).join(session).join("cpu.stat")).ok())
+        .find(|stat| stat.contains("usage_usec"));
+    let stat = stat.expect("the task's group");
+    stat.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_task_frozen_at_the_limit_uses_nothing_and_a_deposit_lets_it_end_in_its_first_attempt() {
+    let Some(stack) = Stack::start_with(&["--hold", "600"]) else {
+        return;
+    };
+    stack.text(&["user", "add", "alice"]);
+    let terms = ["--min-balance", "0", "--debt-limit", "0.0005"];
+    stack.text(&[&["user", "set", "alice"][..], &terms].concat());
+    // 0.9 core-seconds, the debt included.
+    fund(&stack, "alice", "0.001");
+    stack.function(
+        "count",
+        "alice",
+        "for ((i = 0; i < 2000000; i++)); do :; done; echo $i >\"$2/i\"",
+    );
+    let file = stack.file("task", "x");
+    stack.text(&["submit", "count", &file]);
+    let ps = ["ps", "--function", "count"];
+    let tasks = stack.until("the frost", &ps, |ps| ps["tasks"][0]["state"] == "frozen");
+    let attempt = &tasks["tasks"][0]["attempts"][0];
+    let used = || {
+        counter(
+            attempt["container_id"].as_str().unwrap(),
+            attempt["session_id"].as_str().unwrap(),
+        )
+    };
+    // Frozen is said a moment before the last process stands still.
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let before = used();
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    assert_eq!(used(), before, "frozen work uses no CPU");
+    let balance = halfords(&stack.json(&["balance", "alice"])["balance"]);
+    assert!(
+        (-50_000 - OVERSPEND_MAX..=-50_000).contains(&balance),
+        "{balance} halfords at the limit"
+    );
+
+    fund(&stack, "alice", "1");
+    let tasks = stack.until("the end", &ps, |ps| ps["tasks"][0]["state"] == "succeeded");
+    let attempts = tasks["tasks"][0]["attempts"].as_array().unwrap();
+    assert_eq!(attempts.len(), 1, "{tasks:#}");
+    let receipt = receipt(&stack, "count", "task");
+    assert!(receipt["frozen_ms"].as_u64().unwrap() >= 1500, "{receipt}");
     assert_eq!(stack.json(&["audit"])["ok"], true);
 }
 

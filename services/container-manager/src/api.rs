@@ -38,6 +38,13 @@ impl Api {
         Self { node, registry }
     }
 
+    fn state(&self, attempt: &Attempt) -> wire::TaskState {
+        match state(attempt) {
+            wire::TaskState::Running if self.node.meter.is_frozen(attempt.session) => wire::TaskState::Frozen,
+            state => state,
+        }
+    }
+
     /// Attempts, newest first, as tasks, newest first, with their attempts oldest first.
     fn tasks(&self, attempts: Vec<Attempt>) -> Vec<wire::Task> {
         let mut tasks: Vec<wire::Task> = Vec::new();
@@ -56,7 +63,7 @@ impl Api {
                         .unwrap_or_default(),
                     function: attempt.function.to_string(),
                     object_key: attempt.key.to_string(),
-                    state: state(&attempt).into(),
+                    state: self.state(&attempt).into(),
                     attempts: Vec::new(),
                 });
                 tasks.len() - 1

@@ -56,6 +56,8 @@ pub struct Started {
     pub group: Arc<dyn TaskGroup>,
     pub run: Run,
     pub container: Arc<WarmContainer>,
+    /// Started by an earlier manager.
+    pub adopted: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -170,6 +172,7 @@ async fn start(
         group,
         run,
         container: container.clone(),
+        adopted: false,
     })
 }
 
@@ -207,12 +210,18 @@ pub async fn watch_over(
         group,
         run,
         container,
+        adopted,
     } = started;
     let signal = node
         .meter
         .add_task(run.container, group.clone(), &licence, run.session.clone());
     let uploads = LogUploads::start(node, &attempt);
-    let mut freezer = Freezer::new(group.as_ref(), node.config.hold());
+    let mut freezer = Freezer::new(group.as_ref(), node.config.hold(), &node.frozen);
+    if adopted {
+        // It may have been frozen, and whether it still has to be is learnt with the next report.
+        freezer.thaw();
+        node.meter.report_soon();
+    }
     let timeout = Duration::from_millis(run.timeout_ms);
     let spool = node.spool(attempt.session);
     let mut how = match until_end(task, signal, &mut freezer, timeout, stop).await {

@@ -49,8 +49,11 @@ pub struct Config {
     #[serde(default = "default_log_upload_ms")]
     pub log_upload_ms: u64,
     /// How long a task stays frozen at the debt limit, waiting for a deposit, before it is stopped.
-    #[serde(default)]
+    #[serde(default = "default_hold_ms")]
     pub hold_ms: u64,
+    /// The memory that frozen tasks may hold together; beyond it those frozen longest are stopped.
+    #[serde(default = "default_frozen_memory_mib")]
+    pub frozen_memory_mib: u64,
     /// The most that is kept of one attempt's output.
     #[serde(default = "default_log_bytes_max")]
     pub log_bytes_max: u64,
@@ -90,6 +93,15 @@ const fn default_report_ms() -> u64 {
 
 const fn default_log_upload_ms() -> u64 {
     5000
+}
+
+/// Ten confirmations of 90 seconds, and five minutes to notice.
+const fn default_hold_ms() -> u64 {
+    1_200_000
+}
+
+const fn default_frozen_memory_mib() -> u64 {
+    4096
 }
 
 const fn default_log_bytes_max() -> u64 {
@@ -205,6 +217,8 @@ mod tests {
         config.validate().unwrap();
         assert_eq!(config.poll_idle_ms, default_poll_idle_ms());
         assert_eq!(config.log_bytes_max, default_log_bytes_max());
+        assert_eq!(config.hold_ms, default_hold_ms());
+        assert_eq!(config.frozen_memory_mib, default_frozen_memory_mib());
         assert_eq!(config.uid_first, default_uid_first());
         assert_eq!(config.scaler, ScalerConfig::default());
     }

@@ -26,6 +26,7 @@ pub mod container;
 pub mod credit;
 pub mod documents;
 pub mod finish;
+pub mod freezer;
 pub mod function;
 pub mod function_loop;
 pub mod image;
@@ -49,7 +50,6 @@ pub mod task;
 pub mod utils;
 pub mod warm;
 
-mod freezer;
 mod live_log;
 mod serve;
 

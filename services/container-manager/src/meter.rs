@@ -187,6 +187,18 @@ impl Meter {
         self.live().iter().map(view).collect()
     }
 
+    /// Reports without waiting for the next turn.
+    pub fn report_soon(&self) {
+        self.report_now.notify_one();
+    }
+
+    /// Whether a running session is held still at its limit.
+    pub fn is_frozen(&self, session: SessionId) -> bool {
+        let live = self.live();
+        let task = live.values().find_map(|container| container.tasks.get(&session));
+        task.is_some_and(|task| *task.signal.borrow() == Signal::Freeze)
+    }
+
     /// What a running session is charged for by now; `None` if it does not run here.
     pub fn billed(&self, session: SessionId) -> Option<CpuTime> {
         self.live()

@@ -11,6 +11,7 @@ use crate::cgroup::CpuController;
 use crate::config::Config;
 use crate::container::ContainerRuntime;
 use crate::credit::Credit;
+use crate::freezer::FrozenMemory;
 use crate::function::FunctionSettings;
 use crate::image::Images;
 use crate::journal::Journal;
@@ -33,6 +34,7 @@ pub struct Node {
     pub uids: Uids,
     /// Signs the receipts of what ran here.
     pub signing_key: SigningKey,
+    pub frozen: FrozenMemory,
 }
 
 impl Node {

@@ -142,6 +142,7 @@ fn resume(node: &Node, attempt: &Attempt, run: &Run, adopted: &Adopted) -> Optio
         group,
         run: run.clone(),
         container: adopted.container.clone(),
+        adopted: true,
     })
 }
 

@@ -21,6 +21,7 @@ use crate::config::Config;
 use crate::container::{ApptainerRuntime, ApptainerTool, ContainerError, ContainerRuntime};
 use crate::credit::{Credit, GrpcCredit};
 use crate::finish;
+use crate::freezer::FrozenMemory;
 use crate::image::{ImageTool, Images};
 use crate::intake::{self, Registry};
 use crate::journal::Journal;
@@ -103,6 +104,7 @@ pub async fn run(
         ),
         uids: Uids::new(config.uid_first),
         signing_key: SigningKey::read_or_make(&config.state_dir.join(SIGNING_KEY))?,
+        frozen: FrozenMemory::new(config.frozen_memory_mib.saturating_mul(1 << 20)),
         store: edges.store,
         credit: edges.credit,
         cgroups: edges.cgroups,

@@ -53,6 +53,8 @@ impl ImageTool for FakeImageTool {
 }
 
 struct World {
+    /// Lines for the node's configuration.
+    more: String,
     state: TempDir,
     store: Arc<FakeStore>,
     credit: Arc<FakeCredit>,
@@ -65,7 +67,13 @@ struct World {
 impl World {
     /// A node with one function, whose script is `script`.
     async fn with_script(script: &str) -> Self {
+        Self::with_config(script, "hold_ms = 0").await
+    }
+
+    /// As [`Self::with_script`], with more in the node's configuration.
+    async fn with_config(script: &str, more: &str) -> Self {
         let world = Self {
+            more: more.to_owned(),
             state: tempfile::tempdir().unwrap(),
             store: Arc::default(),
             credit: Arc::new(FakeCredit::new()),
@@ -81,8 +89,13 @@ impl World {
         world.started().await
     }
 
+    /// One that keeps frozen tasks for ten minutes.
+    async fn with_hold(script: &str, more: &str) -> Self {
+        Self::with_config(script, &format!("hold_ms = 600000\n{more}")).await
+    }
+
     async fn started(mut self) -> Self {
-        let config = config(self.state.path());
+        let config = config(self.state.path(), &self.more);
         let edges = Edges {
             store: self.store.clone(),
             credit: self.credit.clone(),
@@ -165,11 +178,11 @@ fn function() -> FunctionName {
     BUCKET.parse().unwrap()
 }
 
-fn config(state_dir: &Path) -> Config {
+fn config(state_dir: &Path, more: &str) -> Config {
     let text = format!(
         "node = 'n1'\nlisten = '127.0.0.1:0'\nstate_dir = '{}'\ncredit_url = 'http://127.0.0.1:1'\n\
          poll_busy_ms = 5\npoll_idle_ms = 20\nsample_ms = 10\nreport_ms = 100\nbuild_definitions = true\n\
-         [store]\naccess_key = 'k'\nsecret_key_file = '/dev/null'",
+         {more}\n[store]\naccess_key = 'k'\nsecret_key_file = '/dev/null'",
         state_dir.display()
     );
     let file = state_dir.join("config.toml");
@@ -331,6 +344,54 @@ async fn a_spent_grant_throttles_and_then_returns_the_task_to_input() {
     world.credit.say(Grant::UNLIMITED, Restriction::None, true);
     world.until_there("output/a").await;
     assert_eq!(world.text("logs/out-task-a.txt"), "attempt 2\n");
+    world.stopped().await;
+}
+
+/// What says that all money is spent.
+const NOTHING: Grant = Grant {
+    throttle_at: CpuTime::ZERO,
+    stop_at: CpuTime::ZERO,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deposit_within_the_hold_thaws_a_task_that_then_ends_in_its_first_attempt() {
+    let world = World::with_hold("sleep 600", "").await;
+    world.put("input/a", "");
+    let session = world.until_metered().await;
+    let is_frozen = |world: &World| world.cgroups.task(session, |task| task.frozen).unwrap();
+    world.credit.say(NOTHING, Restriction::Stop, false);
+    world.until("the frost", is_frozen).await;
+    // More of the same changes nothing, and a deposit does.
+    world.credit.say(NOTHING, Restriction::Stop, false);
+    assert!(world.has("processing/a") && !world.has("logs/a.aborted.json"));
+    world.credit.say(Grant::UNLIMITED, Restriction::None, true);
+    world.until("the thaw", |world| !is_frozen(world)).await;
+    assert_eq!(world.credit.live_sessions(), [session]);
+    assert_eq!(world.credit.closed(), []);
+    world.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frozen_tasks_that_hold_too_much_memory_give_up_the_oldest() {
+    let world = World::with_hold("sleep 600", "frozen_memory_mib = 1000").await;
+    world.put("utils/function.toml", "concurrency = 2");
+    world.put("input/a", "");
+    world.put("input/b", "");
+    world
+        .until("two running tasks", |world| {
+            let sessions = world.credit.live_sessions().into_iter();
+            let hold = |session| world.cgroups.task(session, |task| task.memory_bytes = 600 << 20);
+            sessions.filter_map(hold).count() == 2
+        })
+        .await;
+    world.credit.say(NOTHING, Restriction::Stop, false);
+    world
+        .until("one back in `input/`", |world| {
+            world.credit.closed() == [(Verdict::Aborted, CpuTime::ZERO)]
+                && world.has("input/a") != world.has("input/b")
+        })
+        .await;
+    assert_eq!(world.credit.live(), 1);
     world.stopped().await;
 }
 

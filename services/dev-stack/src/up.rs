@@ -35,6 +35,8 @@ use crate::settings;
 const STALE_UPLOAD_MS: i64 = 7 * 24 * 3600 * 1000;
 /// A start on a slow disk, with a ledger to replay, is over by then.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// Ten confirmations of a second each, and as long again to notice.
+const HOLD: Duration = Duration::from_secs(20);
 const HEALTH_PAUSE: Duration = Duration::from_millis(20);
 /// For each service; container-manager may be uploading results.
 const STOP_GRACE: Duration = Duration::from_secs(30);
@@ -51,6 +53,8 @@ pub struct UpConfig {
     pub apptainer: Option<PathBuf>,
     /// The CPU for containers; `None` for all of the machine's.
     pub capacity_millicores: Option<u32>,
+    /// How long a task stays frozen at the debt limit.
+    pub hold: Duration,
 }
 
 impl UpConfig {
@@ -62,6 +66,7 @@ impl UpConfig {
             block_interval: Some(Duration::from_secs(1)),
             apptainer: None,
             capacity_millicores: None,
+            hold: HOLD,
         }
     }
 }

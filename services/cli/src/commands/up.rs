@@ -33,6 +33,9 @@ pub(crate) struct UpArgs {
     /// The CPU for containers, such as 1.5 or 1500m [default: every core]
     #[arg(long, value_name = "CORES")]
     capacity: Option<MilliCores>,
+    /// How long a task stays frozen at the debt limit, waiting for a deposit, before it goes back to the queue
+    #[arg(long, value_name = "SECONDS", default_value = "20")]
+    hold: u32,
     /// The apptainer program [default: the one on PATH]
     #[arg(long, value_name = "FILE")]
     apptainer: Option<PathBuf>,
@@ -54,6 +57,7 @@ impl UpArgs {
                 .then(|| Duration::from_millis(self.block_interval_ms)),
             apptainer: self.apptainer,
             capacity_millicores: self.capacity.map(MilliCores::millicores),
+            hold: Duration::from_secs(self.hold.into()),
         }
     }
 }

@@ -28,6 +28,8 @@ pub const DEADLINE: Duration = Duration::from_secs(120);
 /// A running stack on a folder of its own; stopped when dropped.
 pub struct Stack {
     folder: TempDir,
+    /// What `gridfaas up` is told.
+    arguments: &'static [&'static str],
     up: Option<Child>,
 }
 
@@ -50,12 +52,20 @@ pub fn up(data_dir: &Path) -> Command {
 impl Stack {
     /// `None`, said aloud, for whoever may not make containers.
     pub fn start() -> Option<Self> {
+        Self::start_with(&[])
+    }
+
+    pub fn start_with(arguments: &'static [&'static str]) -> Option<Self> {
         if !geteuid().is_root() {
             eprintln!("SKIPPED: containers need root");
             return None;
         }
         let folder = tempfile::tempdir().unwrap();
-        let mut stack = Self { folder, up: None };
+        let mut stack = Self {
+            folder,
+            arguments,
+            up: None,
+        };
         stack.serve();
         Some(stack)
     }
@@ -70,6 +80,7 @@ impl Stack {
         let _last_run = fs::remove_file(self.path("endpoints.json"));
         self.up = Some(
             up(self.folder())
+                .args(self.arguments)
                 .stdout(Stdio::null())
                 .stderr(log)
                 .spawn()

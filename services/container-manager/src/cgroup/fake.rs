@@ -44,6 +44,7 @@ pub struct FakeTask {
     pub limits: Option<TaskLimits>,
     pub usage: CpuUsage,
     pub events: LimitEvents,
+    pub memory_bytes: u64,
     pub frozen: bool,
     /// The processes placed here and not killed yet.
     pub pids: Vec<Pid>,
@@ -371,6 +372,10 @@ impl TaskGroup for TaskHandle {
 
     fn events(&self) -> Result<LimitEvents, CgroupError> {
         self.call(|task| Ok(task.events))
+    }
+
+    fn memory_bytes(&self) -> Result<u64, CgroupError> {
+        self.call(|task| Ok(task.memory_bytes))
     }
 
     async fn freeze(&self) -> Result<(), CgroupError> {

@@ -12,7 +12,7 @@ use units::{ContainerId, CpuTime, MilliCores, SessionId};
 
 use super::group::{Group, Meter};
 use super::hierarchy::Hierarchies;
-use super::reader::{KernelFile, field, read_once, write};
+use super::reader::{KernelFile, field, number, read_once, write};
 use super::{
     CgroupError, ContainerGroup, ContainerLimits, CpuController, CpuStat, CpuUsage, LimitEvents, TaskGroup,
     TaskLimits, Weight, v1, v2,
@@ -245,6 +245,16 @@ impl TaskGroup for KernelTask {
             oom_kills: oom_kills(&self.group.dir(memory))?,
             forks_refused: read_once(&pids_events, |text| field(text, "max"))?,
         })
+    }
+
+    fn memory_bytes(&self) -> Result<u64, CgroupError> {
+        let memory = &self.group.hierarchies.memory;
+        let file = if memory.is_v2() {
+            "memory.current"
+        } else {
+            "memory.usage_in_bytes"
+        };
+        read_once(&self.group.dir(memory).join(file), |text| number(text, "memory"))
     }
 
     async fn freeze(&self) -> Result<(), CgroupError> {

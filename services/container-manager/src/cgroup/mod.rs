@@ -250,6 +250,9 @@ pub trait TaskGroup: Send + Sync {
 
     fn events(&self) -> Result<LimitEvents, CgroupError>;
 
+    /// Memory that is charged to the task now, its scratch and page cache included.
+    fn memory_bytes(&self) -> Result<u64, CgroupError>;
+
     /// After `Ok` nothing in the task runs. After `NotFrozen` the kernel goes on trying.
     async fn freeze(&self) -> Result<(), CgroupError>;
 
