@@ -193,6 +193,10 @@ impl TaskGroup for Cpu {
         Ok(LimitEvents::default())
     }
 
+    fn memory_bytes(&self) -> Result<u64, CgroupError> {
+        Ok(0)
+    }
+
     async fn freeze(&self) -> Result<(), CgroupError> {
         self.set_frozen(true);
         Ok(())
