@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::commands::{
-    audit, balance, completions, function, logs, node, ps, quote, receipt, results, submit, up, user, version,
+    audit, balance, completions, function, logs, node, ps, quote, receipt, results, submit, up, user,
+    version, withdraw,
 };
 use crate::output::Format;
 
@@ -126,6 +127,8 @@ pub(crate) enum Command {
     Node(node::NodeCommand),
     /// Show a user's money
     Balance(balance::BalanceArgs),
+    /// Send a user's coins to an address
+    Withdraw(withdraw::WithdrawArgs),
     /// Prove that the ledger and the wallet agree
     Audit(audit::AuditArgs),
     /// Print completions for a shell
@@ -186,6 +189,7 @@ mod tests {
                 "receipt",
                 "node",
                 "balance",
+                "withdraw",
                 "audit",
                 "completions",
                 "version",
@@ -205,6 +209,7 @@ mod tests {
                 "must not be negative",
             ),
             (["user", "fund", "Alice", "5"], "is not a user name"),
+            (["withdraw", "alice", "m1", "0"], "must be more than 0"),
         ] {
             let err = Cli::try_parse_from([&["gridfaas"][..], &arguments].concat()).unwrap_err();
             assert_eq!(err.kind(), ErrorKind::ValueValidation, "{arguments:?}");

@@ -127,6 +127,74 @@ impl Show for Users {
 }
 
 #[derive(Clone, Debug, Serialize)]
+pub(crate) struct Withdrawal {
+    pub(crate) id: String,
+    pub(crate) user: String,
+    pub(crate) address: String,
+    /// What arrives.
+    pub(crate) amount: Amount,
+    /// What the chain took on top; 0 until it is done.
+    pub(crate) fee: Amount,
+    /// under-way, done, failed
+    pub(crate) state: String,
+    pub(crate) txid: String,
+    /// Why it failed; empty if it did not.
+    pub(crate) failure: String,
+    pub(crate) created_at_ms: i64,
+    pub(crate) changed_at_ms: i64,
+}
+
+impl From<credit::Withdrawal> for Withdrawal {
+    fn from(withdrawal: credit::Withdrawal) -> Self {
+        Self {
+            state: word(withdrawal.state().as_str_name(), "WITHDRAWAL_STATE_"),
+            id: withdrawal.withdrawal_id,
+            user: withdrawal.user,
+            address: withdrawal.address,
+            amount: Amount::from_halfords(withdrawal.amount_halfords),
+            fee: Amount::from_halfords(withdrawal.fee_halfords),
+            txid: withdrawal.txid,
+            failure: withdrawal.failure,
+            created_at_ms: withdrawal.created_at_ms,
+            changed_at_ms: withdrawal.changed_at_ms,
+        }
+    }
+}
+
+impl Show for Withdrawal {
+    fn text(&self) -> String {
+        pairs([
+            ("state", self.state.clone()),
+            ("sent", format!("{} GRC to {}", self.amount, self.address)),
+            ("fee", format!("{} GRC", self.fee)),
+            ("transaction", self.txid.clone()),
+        ])
+    }
+}
+
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub(crate) struct Withdrawals(pub(crate) Vec<Withdrawal>);
+
+impl Show for Withdrawals {
+    fn text(&self) -> String {
+        columns(
+            ["ID", "STATE", "AMOUNT", "FEE", "ADDRESS", "TRANSACTION OR REASON"],
+            self.0.iter().map(|withdrawal| {
+                [
+                    withdrawal.id.clone(),
+                    withdrawal.state.clone(),
+                    withdrawal.amount.to_string(),
+                    withdrawal.fee.to_string(),
+                    withdrawal.address.clone(),
+                    printable(&format!("{}{}", withdrawal.txid, withdrawal.failure)),
+                ]
+            }),
+        )
+    }
+}
+
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct Function {
     pub(crate) name: String,
     pub(crate) user: String,

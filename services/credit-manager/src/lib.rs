@@ -5,7 +5,7 @@
 //!                      │  bank: users, sessions, grants, balances     │
 //!                      │     session → rating → standing → grant      └── one commit, then the replies
 //!                      ├── news ──► watch ──► the nodes
-//!                      └── posted ─► settlement::payout ◄─► wallet ◄── settlement::deposit
+//!                      └── posted ─► settlement: outbox, payout ◄─► wallet ◄── deposit, audit
 //! ```
 //!
 //! A container-manager opens a [`session`] per task attempt and reports the running total of its meter. [`rating`]
@@ -44,13 +44,13 @@ use tracing::{info, warn};
 
 use crate::api::{AccountApi, SessionApi};
 use crate::bank::Now;
-use crate::config::WalletMode;
 use crate::ledger::{Journal, Reader};
 use crate::settlement::audit::Auditor;
 use crate::settlement::deposit::Scanner;
-use crate::settlement::gridcoin::{Gridcoin, GridcoinConfig, Mode};
+use crate::settlement::gridcoin::{Gridcoin, GridcoinConfig};
 use crate::settlement::payout::Payouts;
 use crate::settlement::wallet::Wallet;
+use crate::settlement::withdrawal::Withdrawals;
 use crate::writer::{CommandError, Desk, Ledger, Writer, WriterEnd};
 
 pub use crate::config::Config;
@@ -78,10 +78,7 @@ impl Edges {
             url: wallet.url.clone(),
             user: wallet.user.clone(),
             password: Secret::read(&wallet.password_file).context("failed to read the wallet's password")?,
-            mode: match wallet.mode {
-                WalletMode::Accounts => Mode::Accounts,
-                WalletMode::Addresses => Mode::Addresses,
-            },
+            mode: wallet.mode,
             request_timeout: Duration::from_millis(wallet.request_timeout_ms),
         });
         Ok(Self {
@@ -164,12 +161,19 @@ pub fn assemble(
         clock: edges.clock.clone(),
         shutdown,
     });
+    let withdrawals = Withdrawals {
+        writer: writer.clone(),
+        wallet: edges.wallet.clone(),
+        clock: edges.clock.clone(),
+        mode: config.wallet.mode,
+    };
     let accounts = AccountServiceServer::new(AccountApi {
         writer,
         reader,
         wallet: edges.wallet.clone(),
         clock: edges.clock.clone(),
         auditor,
+        withdrawals,
         settings: config.settings()?,
     });
     Ok(Parts {

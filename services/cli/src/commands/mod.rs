@@ -14,6 +14,7 @@ pub(crate) mod submit;
 pub(crate) mod up;
 pub(crate) mod user;
 pub(crate) mod version;
+pub(crate) mod withdraw;
 
 use std::process::ExitCode;
 
@@ -40,6 +41,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Receipt(command) => receipt::run(command, output),
         Command::Node(command) => node::run(command, &stack, output).await.map(done),
         Command::Balance(args) => balance::run(args, &stack, output).await.map(done),
+        Command::Withdraw(args) => withdraw::run(args, &stack, output).await.map(done),
         Command::Audit(_) => audit::run(&stack, output).await,
         Command::Completions(args) => completions::run(args).map(done),
         Command::Version(_) => version::run(output).map(done),

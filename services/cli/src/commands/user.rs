@@ -7,7 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use proto::credit::v1::account_service_client::AccountServiceClient;
 use proto::credit::v1::{
     self as credit, CreateUserRequest, GetUserRequest, ListTransfersRequest, ListUsersRequest,
-    UpdateUserRequest,
+    ListWithdrawalsRequest, UpdateUserRequest,
 };
 use serde::Serialize;
 use tonic::transport::Channel;
@@ -16,7 +16,7 @@ use units::{Amount, Billing, CpuTime, Policy, UserName};
 use crate::commands::more_than_zero;
 use crate::output::{Output, Show, pairs};
 use crate::stack::{Stack, told};
-use crate::view::{User, Users};
+use crate::view::{User, Users, Withdrawal, Withdrawals};
 
 /// Often enough to feel prompt beside a block every second.
 const POLL: Duration = Duration::from_millis(200);
@@ -32,6 +32,8 @@ pub(crate) enum UserCommand {
     Address(UserArg),
     /// Send a user coins of the development chain
     Fund(FundArgs),
+    /// List what a user withdrew, the newest first
+    Withdrawals(UserArg),
     /// Change a user's terms; what is not said stays
     Set(SetArgs),
 }
@@ -112,6 +114,17 @@ pub(crate) async fn run(command: UserCommand, stack: &Stack, output: Output) -> 
                 name: user.name,
                 deposit_address: user.deposit_address,
             })
+        }
+        UserCommand::Withdrawals(UserArg { name }) => {
+            let request = ListWithdrawalsRequest {
+                user: name.into(),
+                limit: 0,
+            };
+            let reply = accounts.list_withdrawals(request).await.map_err(told)?;
+            let withdrawals = reply.into_inner().withdrawals;
+            output.show(&Withdrawals(
+                withdrawals.into_iter().map(Withdrawal::from).collect(),
+            ))
         }
         UserCommand::Fund(args) => fund(args, &mut accounts, stack, output).await,
         UserCommand::Set(args) => {

@@ -10,14 +10,16 @@ use tonic::{Request, Response, Status};
 use tracing::info;
 use units::{Amount, Billing, CpuPrice, CpuTime, FunctionName, Policy, UserName};
 
-use super::status::{from_audit, from_command, from_read, from_wallet};
+use super::status::{from_audit, from_command, from_read, from_wallet, from_withdraw};
 use super::wire_outcome;
-use crate::bank::{BankError, UserView};
+use crate::bank::{BankError, Sum, UserView, WithdrawalOrder};
 use crate::ledger::reader::SessionRecord;
 use crate::ledger::{Reader, Transfer, TransferId};
 use crate::quote::{self, Estimate};
 use crate::settlement::audit::Auditor;
-use crate::settlement::wallet::Wallet;
+use crate::settlement::outbox::{Payout, PayoutState};
+use crate::settlement::wallet::{Route, Wallet};
+use crate::settlement::withdrawal::{self, Withdrawals};
 use crate::users::{Settings, SettingsPatch, User};
 use crate::writer::{CommandError, Desk, Writer};
 
@@ -32,6 +34,7 @@ pub struct AccountApi {
     pub wallet: Arc<dyn Wallet>,
     pub clock: Arc<dyn Clock>,
     pub auditor: Auditor,
+    pub withdrawals: Withdrawals,
     /// Of new users.
     pub settings: Settings,
 }
@@ -215,6 +218,62 @@ impl AccountService for AccountApi {
         }))
     }
 
+    async fn withdraw(
+        &self,
+        request: Request<wire::WithdrawRequest>,
+    ) -> Result<Response<wire::WithdrawResponse>, Status> {
+        let message = request.into_inner();
+        let amount = Amount::from_halfords(message.amount_halfords);
+        if amount.is_negative() {
+            return Err(InvalidField::new("amount_halfords", "is negative").into());
+        }
+        let order = WithdrawalOrder {
+            id: withdrawal::payment_id(parse("withdrawal_id", &message.withdrawal_id)?),
+            user: parse("user", &message.user)?,
+            to: parse("address", &message.address)?,
+            sum: if amount == Amount::ZERO {
+                Sum::All
+            } else {
+                Sum::Exactly(amount)
+            },
+        };
+        let payout = self.withdrawals.order(order).await;
+        Ok(Response::new(wire::WithdrawResponse {
+            withdrawal: Some(wire_withdrawal(&payout.map_err(|err| from_withdraw(&err))?)),
+        }))
+    }
+
+    async fn get_withdrawal(
+        &self,
+        request: Request<wire::GetWithdrawalRequest>,
+    ) -> Result<Response<wire::GetWithdrawalResponse>, Status> {
+        let id = request.into_inner().withdrawal_id;
+        let payment = withdrawal::payment_id(parse("withdrawal_id", &id)?);
+        let payout = self.call(move |desk| desk.payout(&payment)).await?;
+        let payout = payout.ok_or_else(|| Status::not_found(format!("there is no withdrawal `{id}`")))?;
+        Ok(Response::new(wire::GetWithdrawalResponse {
+            withdrawal: Some(wire_withdrawal(&payout)),
+        }))
+    }
+
+    async fn list_withdrawals(
+        &self,
+        request: Request<wire::ListWithdrawalsRequest>,
+    ) -> Result<Response<wire::ListWithdrawalsResponse>, Status> {
+        let message = request.into_inner();
+        let user: UserName = parse("user", &message.user)?;
+        let known = user.clone();
+        self.call(move |desk| Ok(desk.bank.view(&known)?)).await?;
+        let payouts = self
+            .reader
+            .withdrawals(user, limit(message.limit))
+            .await
+            .map_err(|err| from_read(&err))?;
+        Ok(Response::new(wire::ListWithdrawalsResponse {
+            withdrawals: payouts.iter().map(wire_withdrawal).collect(),
+        }))
+    }
+
     async fn audit(
         &self,
         _request: Request<wire::AuditRequest>,
@@ -334,6 +393,33 @@ fn wire_transfer(transfer: &Transfer) -> wire::Transfer {
             .as_ref()
             .map(TransferId::to_string)
             .unwrap_or_default(),
+    }
+}
+
+fn wire_withdrawal(payout: &Payout) -> wire::Withdrawal {
+    let address = match &payout.payment.route {
+        Route::Send { to, .. } => to.to_string(),
+        Route::Move { .. } => String::new(),
+    };
+    let receipt = payout.state.receipt();
+    let state = match payout.state {
+        PayoutState::Unsent | PayoutState::InFlight | PayoutState::Unclear => wire::WithdrawalState::UnderWay,
+        PayoutState::Done(_) => wire::WithdrawalState::Done,
+        PayoutState::Failed(_) => wire::WithdrawalState::Failed,
+    };
+    wire::Withdrawal {
+        withdrawal_id: withdrawal::caller_id(&payout.payment.id).to_owned(),
+        user: payout.purpose.user().map(UserName::to_string).unwrap_or_default(),
+        address,
+        amount_halfords: payout.payment.amount.halfords(),
+        fee_halfords: receipt.map_or(0, |receipt| receipt.fee.halfords()),
+        state: state.into(),
+        txid: receipt
+            .and_then(|receipt| receipt.txid.clone())
+            .unwrap_or_default(),
+        failure: payout.state.failure().cloned().unwrap_or_default(),
+        created_at_ms: payout.created_at.unix_ms(),
+        changed_at_ms: payout.changed_at.unix_ms(),
     }
 }
 

@@ -20,11 +20,11 @@ use crate::ledger::accounts::BalanceOverflow;
 use crate::ledger::{Account, Balances, Transfer};
 use crate::rating::TotalTooLarge;
 use crate::session::{Closed, Leases, Outcome, Session, Task};
-use crate::settlement::payout::Payout;
+use crate::settlement::outbox::{Payout, Purpose};
 use crate::settlement::wallet::{Address, Cursor, PaymentId};
 use crate::users::{User, UserState};
 
-pub use money::FEE_RESERVE;
+pub use money::{FEE_RESERVE, Sum, WithdrawalOrder};
 pub use sessions::{OpenRequest, Opened, Refusal, Usage};
 pub use users::UserView;
 
@@ -88,6 +88,19 @@ pub enum BankError {
     AddressTaken(Address),
     #[error("there is no unfinished payment `{0}`")]
     UnknownPayment(PaymentId),
+    #[error(
+        "{user} cannot withdraw {}: at most {most} GRC are free (balance {balance} GRC, less {granted} GRC granted to \
+         running tasks and {FEE_RESERVE} GRC kept for the fee)",
+        asked.map_or_else(|| "all".to_owned(), |asked| format!("{asked} GRC"))
+    )]
+    NotFree {
+        user: UserName,
+        /// None: all.
+        asked: Option<Amount>,
+        most: Amount,
+        balance: Amount,
+        granted: Amount,
+    },
     #[error(transparent)]
     Overflow(#[from] BalanceOverflow),
 }
@@ -106,6 +119,8 @@ pub struct Bank {
     /// The unfinished ones.
     payouts: BTreeMap<PaymentId, Payout>,
     cursor: Option<Cursor>,
+    /// All charges ever settled, those on their way included: where the split between the receivers goes on.
+    settled: Amount,
     effects: Effects,
 }
 
@@ -137,7 +152,15 @@ impl Bank {
         self.effects = Effects::default();
     }
 
+    /// `settled` is what the ledger booked; payouts on their way are restored by themselves.
+    pub fn restore_settled(&mut self, settled: Amount) {
+        self.settled = self.settled.saturating_add(settled);
+    }
+
     pub fn restore_payout(&mut self, payout: Payout) {
+        if matches!(payout.purpose, Purpose::Settlement { .. }) && !payout.is_booked {
+            self.settled = self.settled.saturating_add(payout.payment.amount);
+        }
         self.payouts.insert(payout.payment.id.clone(), payout);
     }
 
@@ -209,5 +232,6 @@ impl Bank {
         assert_eq!(self.balances, other.balances);
         assert_eq!(self.payouts, other.payouts);
         assert_eq!(self.cursor, other.cursor);
+        assert_eq!(self.settled, other.settled);
     }
 }

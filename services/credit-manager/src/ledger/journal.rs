@@ -14,9 +14,15 @@ use super::rows;
 use super::{Transfer, TransferId};
 use crate::bank::Change;
 use crate::session::{AttemptCost, Closed, Session, Task};
-use crate::settlement::payout::Payout;
-use crate::settlement::wallet::Route;
+use crate::settlement::outbox::Payout;
+use crate::settlement::split::ReceiverName;
+use crate::settlement::wallet::{PaymentId, Route};
 use crate::users::User;
+
+/// The outbox as rows of payouts. A settlement is in the ledger once its payment was made.
+pub(super) const PAYOUTS: &str =
+    "SELECT payments.*, EXISTS (SELECT 1 FROM transfers WHERE reference = payments.id
+     AND kind = 'settlement') AS is_booked FROM payments";
 
 /// The connection that writes, and the lock that keeps other processes away. One transaction spans a batch of commands.
 pub struct Journal {
@@ -215,17 +221,20 @@ impl Journal {
         let payment = &payout.payment;
         let (from, to, address) = match &payment.route {
             Route::Move { from, to } => (Some(from), Some(to), None),
-            Route::Send { to } => (None, None, Some(to.as_str())),
+            Route::Send { from, to } => (from.as_ref(), None, Some(to.as_str())),
         };
         let receipt = payout.state.receipt();
         self.connection
             .prepare_cached(
-                "INSERT INTO payments VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET
-                 state = excluded.state, txid = excluded.txid, fee = excluded.fee, changed_at_ms = excluded.changed_at_ms",
+                "INSERT INTO payments VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET
+                 state = excluded.state, txid = excluded.txid, fee = excluded.fee, failure = excluded.failure,
+                 changed_at_ms = excluded.changed_at_ms",
             )?
             .execute(params![
                 payment.id.as_str(),
-                payout.user.as_ref().map(units::UserName::as_str),
+                payout.purpose.as_str(),
+                payout.purpose.user().map(units::UserName::as_str),
+                payout.purpose.receiver().map(ReceiverName::as_str),
                 payment.amount.halfords(),
                 from,
                 to,
@@ -233,10 +242,19 @@ impl Journal {
                 payout.state.as_str(),
                 receipt.and_then(|receipt| receipt.txid.as_deref()),
                 receipt.map(|receipt| receipt.fee.halfords()),
-                payout.changed_at.unix_ms(),
+                payout.state.failure(),
+                payout.created_at.unix_ms(),
                 payout.changed_at.unix_ms(),
             ])
             .map(drop)
+    }
+
+    /// A payment, whether it is over or not.
+    pub fn payout(&self, id: &PaymentId) -> rusqlite::Result<Option<Payout>> {
+        self.connection
+            .prepare_cached(&format!("{PAYOUTS} WHERE id = ?"))?
+            .query_row([id.as_str()], rows::payout)
+            .optional()
     }
 
     pub fn task(&self, id: TaskId) -> rusqlite::Result<Option<Task>> {

@@ -4,6 +4,7 @@ use rusqlite::OptionalExtension as _;
 use tokio::time::Instant;
 use units::{Amount, SessionId};
 
+use super::journal::PAYOUTS;
 use super::{Balances, Journal, rows};
 use crate::bank::Bank;
 use crate::session::Session;
@@ -38,10 +39,16 @@ impl Journal {
         }
         let mut payouts = self
             .connection
-            .prepare("SELECT * FROM payments WHERE state <> 'done'")?;
+            .prepare(&format!("{PAYOUTS} WHERE state NOT IN ('done', 'failed')"))?;
         for payout in payouts.query_map([], rows::payout)? {
             bank.restore_payout(payout?);
         }
+        let settled: i64 = self.connection.query_row(
+            "SELECT coalesce(sum(amount), 0) FROM transfers WHERE kind = 'settlement'",
+            [],
+            |row| row.get(0),
+        )?;
+        bank.restore_settled(Amount::from_halfords(settled));
         let cursor = self
             .connection
             .query_row("SELECT cursor FROM scan", [], |row| row.get(0))

@@ -13,7 +13,7 @@ use crate::grant::Holding;
 use crate::quote::Sample;
 use crate::rating::Meter;
 use crate::session::{AttemptCost, Closed, Outcome, Session, Task};
-use crate::settlement::payout::{Payout, PayoutState};
+use crate::settlement::outbox::{Payout, PayoutState, Purpose};
 use crate::settlement::wallet::{Payment, Receipt, Route};
 use crate::users::{Settings, User};
 
@@ -198,14 +198,18 @@ pub(super) fn sample(row: &Row<'_>) -> rusqlite::Result<Sample> {
     })
 }
 
+/// A row of [`PAYOUTS`](super::journal::PAYOUTS).
 pub(super) fn payout(row: &Row<'_>) -> rusqlite::Result<Payout> {
+    let from: Option<String> = row.get("from_label")?;
     let route = match optional_text(row, "to_address")? {
-        Some(to) => Route::Send { to },
+        Some(to) => Route::Send { from, to },
         None => Route::Move {
-            from: row.get("from_label")?,
+            from: from.unwrap_or_default(),
             to: row.get("to_label")?,
         },
     };
+    let purpose: String = row.get("purpose")?;
+    let (user, receiver) = (optional_text(row, "user")?, optional_text(row, "receiver")?);
     let state: String = row.get("state")?;
     let receipt = optional_amount(row, "fee")?.map(|fee| {
         let txid = row.get("txid")?;
@@ -217,9 +221,12 @@ pub(super) fn payout(row: &Row<'_>) -> rusqlite::Result<Payout> {
             amount: amount(row, "amount")?,
             route,
         },
-        user: optional_text(row, "user")?,
-        state: PayoutState::restored(&state, receipt.transpose()?)
+        purpose: Purpose::restored(&purpose, user, receiver)
+            .ok_or_else(|| conversion(UnknownWord(purpose)))?,
+        state: PayoutState::restored(&state, receipt.transpose()?, row.get("failure")?)
             .ok_or_else(|| conversion(UnknownWord(state)))?,
+        is_booked: row.get("is_booked")?,
+        created_at: time(row, "created_at_ms")?,
         changed_at: time(row, "changed_at_ms")?,
     })
 }
