@@ -37,6 +37,15 @@ pub(crate) struct User {
     /// Allocated to running tasks now.
     pub(crate) millicores: MilliCores,
     pub(crate) running_tasks: u32,
+    /// Seconds that the balance has to last for new tasks to start.
+    pub(crate) min_runway_s: u64,
+    pub(crate) on_shortage: String,
+    /// The most that all tasks may cost an hour.
+    pub(crate) max_spend_per_hour: Option<Amount>,
+    /// What running tasks cost an hour at their present pace.
+    pub(crate) burn_per_hour: Amount,
+    /// How long the balance lasts at that; null while nothing is used up.
+    pub(crate) runway_ms: Option<u64>,
     pub(crate) deposit_address: String,
 }
 
@@ -47,6 +56,7 @@ impl From<credit::User> for User {
             standing: word(user.standing().as_str_name(), "STANDING_"),
             policy: word(user.policy().as_str_name(), "POLICY_"),
             billing: word(user.billing().as_str_name(), "BILLING_"),
+            on_shortage: word(user.on_shortage().as_str_name(), "ON_SHORTAGE_"),
             name: user.name,
             balance: amount(user.balance_halfords),
             pending_deposit: amount(user.pending_deposit_halfords),
@@ -57,6 +67,10 @@ impl From<credit::User> for User {
             cpu_time_us_per_grc: user.cpu_time_us_per_grc,
             millicores: MilliCores::from_millicores(user.millicores),
             running_tasks: user.live_sessions,
+            min_runway_s: user.min_runway_s,
+            max_spend_per_hour: user.max_spend_halfords_per_hour.map(amount),
+            burn_per_hour: amount(user.burn_halfords_per_hour),
+            runway_ms: user.runway_ms,
             deposit_address: user.deposit_address,
         }
     }
@@ -71,6 +85,18 @@ impl User {
             "not billed".to_owned()
         }
     }
+
+    fn runway_shown(&self) -> String {
+        match self.runway_ms {
+            Some(ms) => format!("{} s at {} GRC an hour", ms / 1000, self.burn_per_hour),
+            None => "nothing is used up".to_owned(),
+        }
+    }
+}
+
+/// What there is of a spending limit.
+fn limit_shown(limit: Option<Amount>) -> String {
+    limit.map_or_else(|| "-".to_owned(), |limit| format!("{limit} GRC/h"))
 }
 
 impl Show for User {
@@ -80,10 +106,14 @@ impl Show for User {
             ("balance", format!("{} GRC", self.balance)),
             ("pending deposit", format!("{} GRC", self.pending_deposit)),
             ("standing", self.standing_shown()),
+            ("lasts", self.runway_shown()),
             ("min balance", format!("{} GRC", self.min_balance)),
             ("debt limit", format!("{} GRC", self.debt_limit)),
             ("policy", self.policy.clone()),
             ("billing", self.billing.clone()),
+            ("min runway", format!("{} s", self.min_runway_s)),
+            ("on shortage", self.on_shortage.clone()),
+            ("max spend", limit_shown(self.max_spend_per_hour)),
             (
                 "one GRC buys",
                 CpuTime::from_micros(self.cpu_time_us_per_grc).to_string(),
@@ -202,6 +232,8 @@ pub(crate) struct Function {
     pub(crate) may_start: bool,
     /// Why not; empty if it may.
     pub(crate) refusal: String,
+    /// The most that its tasks may cost an hour.
+    pub(crate) max_spend_per_hour: Option<Amount>,
 }
 
 impl From<credit::Function> for Function {
@@ -211,6 +243,7 @@ impl From<credit::Function> for Function {
             user: function.user,
             may_start: function.may_start,
             refusal: function.refusal,
+            max_spend_per_hour: function.max_spend_halfords_per_hour.map(Amount::from_halfords),
         }
     }
 }
@@ -222,14 +255,19 @@ pub(crate) struct Functions(pub(crate) Vec<Function>);
 impl Show for Functions {
     fn text(&self) -> String {
         columns(
-            ["NAME", "USER", "STARTS TASKS"],
+            ["NAME", "USER", "MAX SPEND", "STARTS TASKS"],
             self.0.iter().map(|function| {
                 let starts = if function.may_start {
                     "yes".to_owned()
                 } else {
                     format!("no: {}", function.refusal)
                 };
-                [function.name.clone(), function.user.clone(), starts]
+                [
+                    function.name.clone(),
+                    function.user.clone(),
+                    limit_shown(function.max_spend_per_hour),
+                    starts,
+                ]
             }),
         )
     }

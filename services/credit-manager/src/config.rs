@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use service_kit::telemetry::LogFormat;
-use units::{Amount, Billing, CpuPrice, CpuTime, Policy};
+use units::{Amount, Billing, CpuPrice, CpuTime, OnShortage, Policy};
 
 use crate::settlement::gridcoin::Mode;
 use crate::settlement::outbox::Rules;
@@ -167,6 +167,9 @@ impl Config {
             billing: defaults.billing,
             price: CpuPrice::from_cpu_time_per_grc(per_grc).map_err(|_| InvalidConfig::Price)?,
             accounting: true,
+            min_runway: Duration::ZERO,
+            on_shortage: OnShortage::Together,
+            max_spend: None,
         })
     }
 

@@ -16,12 +16,15 @@
 pub mod api;
 pub mod bank;
 pub mod config;
+pub mod governor;
 pub mod grant;
 pub mod ledger;
+pub mod pace;
 pub mod quote;
 pub mod rating;
 pub mod session;
 pub mod settlement;
+pub mod shortage;
 pub mod standing;
 pub mod users;
 pub mod watch;

@@ -18,6 +18,8 @@ pub(crate) mod withdraw;
 
 use std::process::ExitCode;
 
+use anyhow::Context as _;
+
 use crate::args::{Cli, Command};
 use crate::output::Output;
 use crate::stack::Stack;
@@ -57,4 +59,28 @@ fn more_than_zero(text: &str) -> anyhow::Result<units::Amount> {
     let amount: units::Amount = text.parse()?;
     anyhow::ensure!(amount.is_positive(), "the amount must be more than 0");
     Ok(amount)
+}
+
+/// An amount that may not be exceeded, or `off`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Limit(Option<units::Amount>);
+
+impl Limit {
+    /// As the services are told: 0 takes the limit away.
+    fn halfords(self) -> i64 {
+        self.0.map_or(0, units::Amount::halfords)
+    }
+}
+
+impl std::str::FromStr for Limit {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        match text {
+            "off" => Ok(Self(None)),
+            amount => more_than_zero(amount)
+                .map(|limit| Self(Some(limit)))
+                .context("a limit is an amount of GRC, or `off`"),
+        }
+    }
 }

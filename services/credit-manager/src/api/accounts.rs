@@ -1,6 +1,7 @@
 //! People's side: users, functions, history, audit.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use proto::credit::v1 as wire;
 use proto::credit::v1::account_service_server::AccountService;
@@ -8,7 +9,7 @@ use proto::{InvalidField, parse};
 use service_kit::Clock;
 use tonic::{Request, Response, Status};
 use tracing::info;
-use units::{Amount, Billing, CpuPrice, CpuTime, FunctionName, Policy, UserName};
+use units::{Amount, Billing, CpuPrice, CpuTime, FunctionName, OnShortage, Policy, UserName};
 
 use super::status::{from_audit, from_command, from_read, from_wallet, from_withdraw};
 use super::wire_outcome;
@@ -20,13 +21,15 @@ use crate::settlement::audit::Auditor;
 use crate::settlement::outbox::{Payout, PayoutState};
 use crate::settlement::wallet::{Route, Wallet};
 use crate::settlement::withdrawal::{self, Withdrawals};
-use crate::users::{Settings, SettingsPatch, User};
+use crate::users::{Function, Settings, SettingsPatch, User};
 use crate::writer::{CommandError, Desk, Writer};
 
 /// Rows of a list that was asked for without a limit.
 const LIMIT: u32 = 100;
 /// Rows of any list: a message holds them easily.
 const LIMIT_MAX: u32 = 10_000;
+/// The journal and every product with a price hold it.
+const RUNWAY_SECS_MAX: u64 = 100 * 366 * 24 * 3600;
 
 pub struct AccountApi {
     pub writer: Writer,
@@ -122,16 +125,38 @@ impl AccountService for AccountApi {
         request: Request<wire::CreateFunctionRequest>,
     ) -> Result<Response<wire::CreateFunctionResponse>, Status> {
         let message = request.into_inner();
-        let function: FunctionName = parse("name", &message.name)?;
+        let name: FunctionName = parse("name", &message.name)?;
         let user: UserName = parse("user", &message.user)?;
-        let name = function.clone();
-        let view = self
+        let (function, view) = self
             .call(move |desk| {
-                desk.bank.create_function(name, &user)?;
-                Ok(desk.bank.view(&user)?)
+                let function = desk.bank.create_function(name, &user)?;
+                Ok((function, desk.bank.view(&user)?))
             })
             .await?;
         Ok(Response::new(wire::CreateFunctionResponse {
+            function: Some(wire_function(&function, &view)),
+        }))
+    }
+
+    async fn update_function(
+        &self,
+        request: Request<wire::UpdateFunctionRequest>,
+    ) -> Result<Response<wire::UpdateFunctionResponse>, Status> {
+        let message = request.into_inner();
+        let name: FunctionName = parse("name", &message.name)?;
+        let max_spend = limit_an_hour(message.max_spend_halfords_per_hour)?;
+        let (function, view) = self
+            .call(move |desk| {
+                let function = match max_spend {
+                    Some(max_spend) => desk.bank.limit_function(&name, max_spend)?,
+                    None => desk.bank.function(&name)?.clone(),
+                };
+                let view = desk.bank.view(&function.user)?;
+                Ok((function, view))
+            })
+            .await?;
+        info!(function = %function.name, "function updated");
+        Ok(Response::new(wire::UpdateFunctionResponse {
             function: Some(wire_function(&function, &view)),
         }))
     }
@@ -147,14 +172,17 @@ impl AccountService for AccountApi {
                     desk.bank.view(user)?;
                 }
                 let functions = desk.bank.functions(user.as_ref()).into_iter();
-                let seen = functions.map(|(name, user)| Ok((name, desk.bank.view(&user)?)));
+                let seen = functions.map(|function| {
+                    let view = desk.bank.view(&function.user)?;
+                    Ok((function, view))
+                });
                 seen.collect::<Result<Vec<_>, CommandError>>()
             })
             .await?;
         Ok(Response::new(wire::ListFunctionsResponse {
             functions: functions
                 .iter()
-                .map(|(name, view)| wire_function(name, view))
+                .map(|(function, view)| wire_function(function, view))
                 .collect(),
         }))
     }
@@ -310,6 +338,13 @@ fn settings_patch(message: &wire::UpdateUserRequest) -> Result<SettingsPatch, In
             )),
         });
     let policy = message.policy.map(|_| Policy::try_from(message.policy()));
+    let on_shortage = message
+        .on_shortage
+        .map(|_| OnShortage::try_from(message.on_shortage()));
+    if message.min_runway_s.is_some_and(|secs| secs > RUNWAY_SECS_MAX) {
+        let problem = format!("is more than a hundred years ({RUNWAY_SECS_MAX} s)");
+        return Err(InvalidField::new("min_runway_s", problem));
+    }
     let billing = message.billing.map(|_| Billing::try_from(message.billing()));
     Ok(SettingsPatch {
         min_balance: message.min_balance_halfords.map(Amount::from_halfords),
@@ -318,6 +353,9 @@ fn settings_patch(message: &wire::UpdateUserRequest) -> Result<SettingsPatch, In
         billing: billing.transpose()?,
         price: price.transpose()?,
         accounting: message.accounting,
+        min_runway: message.min_runway_s.map(Duration::from_secs),
+        on_shortage: on_shortage.transpose()?,
+        max_spend: limit_an_hour(message.max_spend_halfords_per_hour)?,
     })
 }
 
@@ -332,6 +370,16 @@ fn wire_estimate(found: &Estimate, price: CpuPrice) -> wire::QuoteEstimate {
         p50_amount_halfords: cost(found.p50),
         p90_amount_halfords: cost(found.p90),
     }
+}
+
+/// A limit to set, where 0 takes it away.
+fn limit_an_hour(halfords: Option<i64>) -> Result<Option<Option<Amount>>, InvalidField> {
+    let limit = halfords.map(Amount::from_halfords);
+    if limit.is_some_and(Amount::is_negative) {
+        let problem = "is negative (hint: 0 takes the limit away)";
+        return Err(InvalidField::new("max_spend_halfords_per_hour", problem));
+    }
+    Ok(limit.map(|limit| Some(limit).filter(|limit| limit.is_positive())))
 }
 
 /// A name, or none where the text is empty.
@@ -367,12 +415,20 @@ fn wire_user(view: &UserView) -> wire::User {
         accounting: settings.accounting,
         millicores: view.capacity.millicores(),
         live_sessions: u32::try_from(view.live_sessions).unwrap_or(u32::MAX),
+        min_runway_s: settings.min_runway.as_secs(),
+        on_shortage: wire::OnShortage::from(settings.on_shortage).into(),
+        max_spend_halfords_per_hour: settings.max_spend.map(Amount::halfords),
+        burn_halfords_per_hour: view.burn.halfords(),
+        runway_ms: view
+            .runway()
+            .map(|runway| u64::try_from(runway.as_millis()).unwrap_or(u64::MAX)),
     }
 }
 
-fn wire_function(name: &FunctionName, view: &UserView) -> wire::Function {
+fn wire_function(function: &Function, view: &UserView) -> wire::Function {
     wire::Function {
-        name: name.to_string(),
+        name: function.name.to_string(),
+        max_spend_halfords_per_hour: function.max_spend.map(Amount::halfords),
         user: view.user.name.to_string(),
         may_start: view.refusal.is_none(),
         refusal: view.refusal.clone().unwrap_or_default(),

@@ -34,7 +34,7 @@ fn bank_code(err: &BankError) -> Code {
         BankError::OpenedDifferently(_) | BankError::AlreadyClosed { .. } | BankError::NotFree { .. } => {
             Code::FailedPrecondition
         }
-        BankError::Total { .. } => Code::InvalidArgument,
+        BankError::Total { .. } | BankError::LimitTooLow { .. } => Code::InvalidArgument,
         BankError::AddressTaken(_) | BankError::Overflow(_) => Code::Internal,
     }
 }

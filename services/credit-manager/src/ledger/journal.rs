@@ -8,7 +8,7 @@ use std::path::Path;
 use rusqlite::{Connection, OptionalExtension as _, params};
 use rusqlite_migration::{M, Migrations};
 use service_kit::database::{self, DatabaseError};
-use units::{SessionId, TaskId};
+use units::{Amount, SessionId, TaskId};
 
 use super::rows;
 use super::{Transfer, TransferId};
@@ -68,10 +68,16 @@ impl Journal {
     pub fn apply(&mut self, change: &Change) -> rusqlite::Result<()> {
         match change {
             Change::User(user) => self.put_user(user),
-            Change::Function(name, user) => self
+            Change::Function(function) => self
                 .connection
-                .prepare_cached("INSERT INTO functions (name, user) VALUES (?, ?)")?
-                .execute(params![name.as_str(), user.as_str()])
+                .prepare_cached(
+                    "INSERT INTO functions VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE SET max_spend = excluded.max_spend",
+                )?
+                .execute(params![
+                    function.name.as_str(),
+                    function.user.as_str(),
+                    function.max_spend.map(Amount::halfords),
+                ])
                 .map(drop),
             Change::Task(task) => self.put_task(task),
             Change::Opened(session) => self.insert_session(session),
@@ -102,10 +108,11 @@ impl Journal {
         let settings = &user.settings;
         self.connection
             .prepare_cached(
-                "INSERT INTO users VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET
+                "INSERT INTO users VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET
                  min_balance = excluded.min_balance, debt_limit = excluded.debt_limit, policy = excluded.policy,
                  billing = excluded.billing, cpu_time_us_per_grc = excluded.cpu_time_us_per_grc,
-                 accounting = excluded.accounting",
+                 accounting = excluded.accounting, min_runway_s = excluded.min_runway_s,
+                 on_shortage = excluded.on_shortage, max_spend = excluded.max_spend",
             )?
             .execute(params![
                 user.name.as_str(),
@@ -116,6 +123,9 @@ impl Journal {
                 settings.billing.as_str(),
                 rows::micros(settings.price.cpu_time_per_grc()),
                 settings.accounting,
+                settings.min_runway.as_secs().cast_signed(),
+                settings.on_shortage.as_str(),
+                settings.max_spend.map(Amount::halfords),
                 user.created_at.unix_ms(),
             ])
             .map(drop)

@@ -26,10 +26,8 @@ impl Journal {
             bank.restore_user(user?);
         }
         let mut functions = self.connection.prepare("SELECT * FROM functions")?;
-        let function = |row: &rusqlite::Row<'_>| Ok((rows::text(row, "name")?, rows::text(row, "user")?));
-        for function in functions.query_map([], function)? {
-            let (name, user) = function?;
-            bank.restore_function(name, user);
+        for function in functions.query_map([], rows::function)? {
+            bank.restore_function(function?);
         }
         let mut live = self
             .connection

@@ -7,12 +7,16 @@ CREATE TABLE users (
     billing TEXT NOT NULL,
     cpu_time_us_per_grc INTEGER NOT NULL CHECK (cpu_time_us_per_grc > 0),
     accounting INTEGER NOT NULL,
+    min_runway_s INTEGER NOT NULL,
+    on_shortage TEXT NOT NULL,
+    max_spend INTEGER,                     -- an hour; NULL: no limit
     created_at_ms INTEGER NOT NULL
 ) STRICT;
 
 CREATE TABLE functions (
     name TEXT PRIMARY KEY,
-    user TEXT NOT NULL REFERENCES users (name)
+    user TEXT NOT NULL REFERENCES users (name),
+    max_spend INTEGER                      -- an hour; NULL: no limit but its user's
 ) STRICT;
 
 CREATE TABLE tasks (

@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use proptest::sample::Index;
 use std::time::Duration;
-use units::{Amount, Billing, CpuPrice, CpuTime, MilliCores, Policy, Timestamp, UserName};
+use units::{Amount, Billing, CpuPrice, CpuTime, MilliCores, OnShortage, Policy, Timestamp, UserName};
 
 use super::*;
 use crate::bank::{FEE_RESERVE, Sum, WithdrawalOrder};
@@ -122,6 +122,13 @@ impl World {
                     price: CpuPrice::DEFAULT,
                     // The last one is never billed.
                     accounting: number + 1 < USERS,
+                    min_runway: Duration::ZERO,
+                    on_shortage: if number == 0 {
+                        OnShortage::NewestFirst
+                    } else {
+                        OnShortage::Together
+                    },
+                    max_spend: (number == 1).then(|| Amount::from_halfords(600_000_000)),
                 };
                 let (name, address, created_at) = (user(number), address(number), world.now.wall);
                 bank.create_user(User {
@@ -431,6 +438,15 @@ impl World {
         for view in bank.views() {
             let funds = view.user.settings.funds(view.balance);
             assert!(view.granted <= funds.whole, "I5: {view:?}");
+            let mut sessions: Vec<_> = bank
+                .sessions()
+                .filter(|session| session.user == view.user.name)
+                .collect();
+            sessions.sort_by_key(|session| (session.opened_at, session.id));
+            let dismissed = sessions
+                .iter()
+                .map(|session| bank.state(session.id).unwrap().dismissed);
+            assert!(dismissed.is_sorted(), "only the newest go: {sessions:?}");
             let due = bank.balances().of(&Account::Due(view.user.name));
             assert!(
                 due >= Amount::from_halfords(-2_000_000_000),
