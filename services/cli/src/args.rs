@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::commands::{
-    audit, balance, completions, function, logs, node, ps, quote, receipt, results, submit, up, user,
-    version, withdraw,
+    audit, balance, completions, function, ledger, logs, node, ps, quote, receipt, results, statement,
+    submit, up, user, version,
 };
 use crate::output::Format;
 
@@ -127,8 +127,11 @@ pub(crate) enum Command {
     Node(node::NodeCommand),
     /// Show a user's money
     Balance(balance::BalanceArgs),
-    /// Send a user's coins to an address
-    Withdraw(withdraw::WithdrawArgs),
+    /// Show every entry of a user's account
+    Statement(statement::StatementArgs),
+    /// Show, export, copy and prove the ledger
+    #[command(subcommand)]
+    Ledger(ledger::LedgerCommand),
     /// Prove that the ledger and the wallet agree
     Audit(audit::AuditArgs),
     /// Print completions for a shell
@@ -189,7 +192,8 @@ mod tests {
                 "receipt",
                 "node",
                 "balance",
-                "withdraw",
+                "statement",
+                "ledger",
                 "audit",
                 "completions",
                 "version",
@@ -209,7 +213,6 @@ mod tests {
                 "must not be negative",
             ),
             (["user", "fund", "Alice", "5"], "is not a user name"),
-            (["withdraw", "alice", "m1", "0"], "must be more than 0"),
         ] {
             let err = Cli::try_parse_from([&["gridfaas"][..], &arguments].concat()).unwrap_err();
             assert_eq!(err.kind(), ErrorKind::ValueValidation, "{arguments:?}");

@@ -11,6 +11,7 @@ mod local_file;
 mod output;
 mod report;
 mod stack;
+mod time;
 mod view;
 
 use std::process::ExitCode;

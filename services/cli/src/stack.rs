@@ -8,6 +8,7 @@ use dev_stack::Endpoints;
 use etcetera::BaseStrategy as _;
 use proto::container::v1::container_service_client::ContainerServiceClient;
 use proto::credit::v1::account_service_client::AccountServiceClient;
+use proto::credit::v1::ledger_service_client::LedgerServiceClient;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
@@ -39,10 +40,19 @@ impl Stack {
 
     /// Users, functions and money.
     pub(crate) async fn accounts(&self) -> anyhow::Result<AccountServiceClient<Channel>> {
+        Ok(AccountServiceClient::new(self.credit_manager().await?))
+    }
+
+    /// The ledger's history.
+    pub(crate) async fn ledger(&self) -> anyhow::Result<LedgerServiceClient<Channel>> {
+        Ok(LedgerServiceClient::new(self.credit_manager().await?))
+    }
+
+    async fn credit_manager(&self) -> anyhow::Result<Channel> {
         let url = self.address(&self.addresses.credit_url, "--credit-url", |found| {
             found.credit_url
         })?;
-        Ok(AccountServiceClient::new(connect("credit-manager", &url).await?))
+        connect("credit-manager", &url).await
     }
 
     /// Tasks and containers of the node.

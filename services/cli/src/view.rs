@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use units::{Amount, CpuTime, MilliCores, Timestamp};
 
 use crate::output::{Show, columns, pairs, printable};
+use crate::time::Rfc3339;
 
 /// A generated enum's word, in the lower case it has in JSON and tables: `TASK_STATE_RUNNING` is `running`.
 fn word(name: &str, prefix: &str) -> String {
@@ -18,6 +19,34 @@ fn word(name: &str, prefix: &str) -> String {
         .unwrap_or(name)
         .to_lowercase()
         .replace('_', "-")
+}
+
+/// One debit and one credit of the same amount.
+#[derive(Serialize)]
+pub(crate) struct Transfer {
+    pub(crate) id: String,
+    pub(crate) posted_at: Rfc3339,
+    pub(crate) kind: String,
+    pub(crate) debit_account: String,
+    pub(crate) credit_account: String,
+    pub(crate) amount: Amount,
+    pub(crate) reference: String,
+    pub(crate) reverses: String,
+}
+
+impl From<credit::Transfer> for Transfer {
+    fn from(transfer: credit::Transfer) -> Self {
+        Self {
+            id: transfer.id,
+            posted_at: Rfc3339(Timestamp::from_unix_ms(transfer.posted_at_ms)),
+            kind: transfer.kind,
+            debit_account: transfer.debit_account,
+            credit_account: transfer.credit_account,
+            amount: Amount::from_halfords(transfer.amount_halfords),
+            reference: transfer.reference,
+            reverses: transfer.reverses,
+        }
+    }
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -37,15 +66,6 @@ pub(crate) struct User {
     /// Allocated to running tasks now.
     pub(crate) millicores: MilliCores,
     pub(crate) running_tasks: u32,
-    /// Seconds that the balance has to last for new tasks to start.
-    pub(crate) min_runway_s: u64,
-    pub(crate) on_shortage: String,
-    /// The most that all tasks may cost an hour.
-    pub(crate) max_spend_per_hour: Option<Amount>,
-    /// What running tasks cost an hour at their present pace.
-    pub(crate) burn_per_hour: Amount,
-    /// How long the balance lasts at that; null while nothing is used up.
-    pub(crate) runway_ms: Option<u64>,
     pub(crate) deposit_address: String,
 }
 
@@ -56,7 +76,6 @@ impl From<credit::User> for User {
             standing: word(user.standing().as_str_name(), "STANDING_"),
             policy: word(user.policy().as_str_name(), "POLICY_"),
             billing: word(user.billing().as_str_name(), "BILLING_"),
-            on_shortage: word(user.on_shortage().as_str_name(), "ON_SHORTAGE_"),
             name: user.name,
             balance: amount(user.balance_halfords),
             pending_deposit: amount(user.pending_deposit_halfords),
@@ -67,10 +86,6 @@ impl From<credit::User> for User {
             cpu_time_us_per_grc: user.cpu_time_us_per_grc,
             millicores: MilliCores::from_millicores(user.millicores),
             running_tasks: user.live_sessions,
-            min_runway_s: user.min_runway_s,
-            max_spend_per_hour: user.max_spend_halfords_per_hour.map(amount),
-            burn_per_hour: amount(user.burn_halfords_per_hour),
-            runway_ms: user.runway_ms,
             deposit_address: user.deposit_address,
         }
     }
@@ -85,18 +100,6 @@ impl User {
             "not billed".to_owned()
         }
     }
-
-    fn runway_shown(&self) -> String {
-        match self.runway_ms {
-            Some(ms) => format!("{} s at {} GRC an hour", ms / 1000, self.burn_per_hour),
-            None => "nothing is used up".to_owned(),
-        }
-    }
-}
-
-/// What there is of a spending limit.
-fn limit_shown(limit: Option<Amount>) -> String {
-    limit.map_or_else(|| "-".to_owned(), |limit| format!("{limit} GRC/h"))
 }
 
 impl Show for User {
@@ -106,14 +109,10 @@ impl Show for User {
             ("balance", format!("{} GRC", self.balance)),
             ("pending deposit", format!("{} GRC", self.pending_deposit)),
             ("standing", self.standing_shown()),
-            ("lasts", self.runway_shown()),
             ("min balance", format!("{} GRC", self.min_balance)),
             ("debt limit", format!("{} GRC", self.debt_limit)),
             ("policy", self.policy.clone()),
             ("billing", self.billing.clone()),
-            ("min runway", format!("{} s", self.min_runway_s)),
-            ("on shortage", self.on_shortage.clone()),
-            ("max spend", limit_shown(self.max_spend_per_hour)),
             (
                 "one GRC buys",
                 CpuTime::from_micros(self.cpu_time_us_per_grc).to_string(),
@@ -157,74 +156,6 @@ impl Show for Users {
 }
 
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Withdrawal {
-    pub(crate) id: String,
-    pub(crate) user: String,
-    pub(crate) address: String,
-    /// What arrives.
-    pub(crate) amount: Amount,
-    /// What the chain took on top; 0 until it is done.
-    pub(crate) fee: Amount,
-    /// under-way, done, failed
-    pub(crate) state: String,
-    pub(crate) txid: String,
-    /// Why it failed; empty if it did not.
-    pub(crate) failure: String,
-    pub(crate) created_at_ms: i64,
-    pub(crate) changed_at_ms: i64,
-}
-
-impl From<credit::Withdrawal> for Withdrawal {
-    fn from(withdrawal: credit::Withdrawal) -> Self {
-        Self {
-            state: word(withdrawal.state().as_str_name(), "WITHDRAWAL_STATE_"),
-            id: withdrawal.withdrawal_id,
-            user: withdrawal.user,
-            address: withdrawal.address,
-            amount: Amount::from_halfords(withdrawal.amount_halfords),
-            fee: Amount::from_halfords(withdrawal.fee_halfords),
-            txid: withdrawal.txid,
-            failure: withdrawal.failure,
-            created_at_ms: withdrawal.created_at_ms,
-            changed_at_ms: withdrawal.changed_at_ms,
-        }
-    }
-}
-
-impl Show for Withdrawal {
-    fn text(&self) -> String {
-        pairs([
-            ("state", self.state.clone()),
-            ("sent", format!("{} GRC to {}", self.amount, self.address)),
-            ("fee", format!("{} GRC", self.fee)),
-            ("transaction", self.txid.clone()),
-        ])
-    }
-}
-
-#[derive(Debug, Serialize)]
-#[serde(transparent)]
-pub(crate) struct Withdrawals(pub(crate) Vec<Withdrawal>);
-
-impl Show for Withdrawals {
-    fn text(&self) -> String {
-        columns(
-            ["ID", "STATE", "AMOUNT", "FEE", "ADDRESS", "TRANSACTION OR REASON"],
-            self.0.iter().map(|withdrawal| {
-                [
-                    withdrawal.id.clone(),
-                    withdrawal.state.clone(),
-                    withdrawal.amount.to_string(),
-                    withdrawal.fee.to_string(),
-                    withdrawal.address.clone(),
-                    printable(&format!("{}{}", withdrawal.txid, withdrawal.failure)),
-                ]
-            }),
-        )
-    }
-}
-
-#[derive(Clone, Debug, Serialize)]
 pub(crate) struct Function {
     pub(crate) name: String,
     pub(crate) user: String,
@@ -232,8 +163,6 @@ pub(crate) struct Function {
     pub(crate) may_start: bool,
     /// Why not; empty if it may.
     pub(crate) refusal: String,
-    /// The most that its tasks may cost an hour.
-    pub(crate) max_spend_per_hour: Option<Amount>,
 }
 
 impl From<credit::Function> for Function {
@@ -243,7 +172,6 @@ impl From<credit::Function> for Function {
             user: function.user,
             may_start: function.may_start,
             refusal: function.refusal,
-            max_spend_per_hour: function.max_spend_halfords_per_hour.map(Amount::from_halfords),
         }
     }
 }
@@ -255,19 +183,14 @@ pub(crate) struct Functions(pub(crate) Vec<Function>);
 impl Show for Functions {
     fn text(&self) -> String {
         columns(
-            ["NAME", "USER", "MAX SPEND", "STARTS TASKS"],
+            ["NAME", "USER", "STARTS TASKS"],
             self.0.iter().map(|function| {
                 let starts = if function.may_start {
                     "yes".to_owned()
                 } else {
                     format!("no: {}", function.refusal)
                 };
-                [
-                    function.name.clone(),
-                    function.user.clone(),
-                    limit_shown(function.max_spend_per_hour),
-                    starts,
-                ]
+                [function.name.clone(), function.user.clone(), starts]
             }),
         )
     }

@@ -44,6 +44,9 @@ fn without_a_stack_every_command_says_how_to_start_one() {
         &["results", "stress", "task"],
         &["balance", "alice"],
         &["audit"],
+        &["statement", "alice"],
+        &["ledger", "show"],
+        &["ledger", "backup", "copy.db"],
     ] {
         let text = failure(&gridfaas(folder.path(), arguments), 1);
         let expected = format!(
@@ -114,7 +117,10 @@ fn wrong_usage_ends_with_status_2_and_help() {
     let folder = tempfile::tempdir().unwrap();
     for (arguments, said) in [
         (&["submit", "stress"][..], "--help"),
-        (&["user", "fund", "alice", "-1"], "the amount must be more than 0"),
+        (
+            &["user", "fund", "alice", "-1"],
+            "the amount must be more than 0",
+        ),
         (
             &["function", "create", "Stress", "--user", "alice"],
             "is not a function name",

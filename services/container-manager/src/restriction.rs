@@ -53,8 +53,6 @@ mod tests {
             },
             balance: Amount::ZERO,
             revision: 1,
-            ceiling: None,
-            dismissed: false,
         }
     }
 

@@ -5,7 +5,7 @@
 //!                      │  bank: users, sessions, grants, balances     │
 //!                      │     session → rating → standing → grant      └── one commit, then the replies
 //!                      ├── news ──► watch ──► the nodes
-//!                      └── posted ─► settlement: outbox, payout ◄─► wallet ◄── deposit, audit
+//!                      └── posted ─► settlement::payout ◄─► wallet ◄── settlement::deposit
 //! ```
 //!
 //! A container-manager opens a [`session`] per task attempt and reports the running total of its meter. [`rating`]
@@ -16,15 +16,12 @@
 pub mod api;
 pub mod bank;
 pub mod config;
-pub mod governor;
 pub mod grant;
 pub mod ledger;
-pub mod pace;
 pub mod quote;
 pub mod rating;
 pub mod session;
 pub mod settlement;
-pub mod shortage;
 pub mod standing;
 pub mod users;
 pub mod watch;
@@ -35,6 +32,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use proto::credit::v1::account_service_server::AccountServiceServer;
+use proto::credit::v1::ledger_service_server::LedgerServiceServer;
 use proto::credit::v1::session_service_server::SessionServiceServer;
 use service_kit::{Chain, Clock, OnExit, Secret, Supervisor, SystemClock};
 use tokio::net::TcpListener;
@@ -45,15 +43,15 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tracing::{info, warn};
 
-use crate::api::{AccountApi, SessionApi};
+use crate::api::{AccountApi, LedgerApi, SessionApi};
 use crate::bank::Now;
+use crate::config::WalletMode;
 use crate::ledger::{Journal, Reader};
 use crate::settlement::audit::Auditor;
 use crate::settlement::deposit::Scanner;
-use crate::settlement::gridcoin::{Gridcoin, GridcoinConfig};
+use crate::settlement::gridcoin::{Gridcoin, GridcoinConfig, Mode};
 use crate::settlement::payout::Payouts;
 use crate::settlement::wallet::Wallet;
-use crate::settlement::withdrawal::Withdrawals;
 use crate::writer::{CommandError, Desk, Ledger, Writer, WriterEnd};
 
 pub use crate::config::Config;
@@ -81,7 +79,10 @@ impl Edges {
             url: wallet.url.clone(),
             user: wallet.user.clone(),
             password: Secret::read(&wallet.password_file).context("failed to read the wallet's password")?,
-            mode: wallet.mode,
+            mode: match wallet.mode {
+                WalletMode::Accounts => Mode::Accounts,
+                WalletMode::Addresses => Mode::Addresses,
+            },
             request_timeout: Duration::from_millis(wallet.request_timeout_ms),
         });
         Ok(Self {
@@ -110,11 +111,12 @@ pub async fn run(
     let Parts {
         sessions,
         accounts,
+        history,
         supervisor,
         ledger,
     } = assemble(&config, &edges, desk, shutdown.clone())?;
     let writer_end = ledger.spawn().context("failed to start the ledger")?;
-    let served = serve(&config, sessions, accounts, listener, shutdown.clone());
+    let served = serve(&config, sessions, accounts, history, listener, shutdown.clone());
     let ended = stop_with_ledger(writer_end, shutdown.clone());
     let (served, ended, ()) = tokio::join!(
         async {
@@ -134,6 +136,7 @@ pub async fn run(
 pub struct Parts {
     pub sessions: SessionServiceServer<SessionApi>,
     pub accounts: AccountServiceServer<AccountApi>,
+    pub history: LedgerServiceServer<LedgerApi>,
     /// Runs the background tasks.
     pub supervisor: Supervisor,
     /// Has to be run for anything to be answered.
@@ -164,24 +167,22 @@ pub fn assemble(
         clock: edges.clock.clone(),
         shutdown,
     });
-    let withdrawals = Withdrawals {
+    let history = LedgerServiceServer::new(LedgerApi {
         writer: writer.clone(),
-        wallet: edges.wallet.clone(),
-        clock: edges.clock.clone(),
-        mode: config.wallet.mode,
-    };
+        reader: reader.clone(),
+    });
     let accounts = AccountServiceServer::new(AccountApi {
         writer,
         reader,
         wallet: edges.wallet.clone(),
         clock: edges.clock.clone(),
         auditor,
-        withdrawals,
         settings: config.settings()?,
     });
     Ok(Parts {
         sessions: sessions.max_decoding_message_size(MESSAGE_BYTES_MAX),
         accounts,
+        history,
         supervisor,
         ledger,
     })
@@ -267,12 +268,14 @@ async fn serve(
     config: &Config,
     sessions: SessionServiceServer<SessionApi>,
     accounts: AccountServiceServer<AccountApi>,
+    history: LedgerServiceServer<LedgerApi>,
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<SessionServiceServer<SessionApi>>().await;
     health.set_serving::<AccountServiceServer<AccountApi>>().await;
+    health.set_serving::<LedgerServiceServer<LedgerApi>>().await;
     let reflection = config
         .reflection
         .then(|| {
@@ -289,6 +292,7 @@ async fn serve(
         .add_optional_service(reflection)
         .add_service(sessions)
         .add_service(accounts)
+        .add_service(history)
         .serve_with_incoming_shutdown(
             TcpIncoming::from(listener).with_nodelay(Some(true)),
             shutdown.cancelled_owned(),

@@ -29,7 +29,6 @@ fn moving() -> Route {
 
 fn sending() -> Route {
     Route::Send {
-        from: None,
         to: FOREIGN.parse().unwrap(),
     }
 }

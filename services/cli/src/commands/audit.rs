@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use credit_manager::settlement::audit;
 use proto::credit::v1::{AuditRequest, AuditResponse};
 use serde::Serialize;
 
@@ -14,7 +15,7 @@ use crate::stack::{Stack, told};
 pub(crate) struct AuditArgs {}
 
 #[derive(Serialize)]
-struct Audit {
+pub(crate) struct Audit {
     ok: bool,
     checks: Vec<Check>,
 }
@@ -36,6 +37,31 @@ impl From<AuditResponse> for Audit {
         Self {
             ok: response.ok,
             checks: checks.collect(),
+        }
+    }
+}
+
+impl From<Vec<audit::Check>> for Audit {
+    fn from(checks: Vec<audit::Check>) -> Self {
+        let checks = checks.into_iter().map(|check| Check {
+            name: check.name.to_owned(),
+            ok: check.ok,
+            detail: check.detail,
+        });
+        let checks: Vec<Check> = checks.collect();
+        Self {
+            ok: checks.iter().all(|check| check.ok),
+            checks,
+        }
+    }
+}
+
+impl Audit {
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        if self.ok {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
         }
     }
 }
@@ -66,9 +92,5 @@ pub(crate) async fn run(stack: &Stack, output: Output) -> anyhow::Result<ExitCod
         .map_err(told)?;
     let audit = Audit::from(reply.into_inner());
     output.show(&audit)?;
-    Ok(if audit.ok {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(audit.exit_code())
 }

@@ -1,10 +1,12 @@
 //! gRPC. Generated types stay in here, and errors become status codes in [`status`] only.
 
 mod accounts;
+mod ledger;
 mod sessions;
 mod status;
 
 pub use accounts::AccountApi;
+pub use ledger::LedgerApi;
 pub use sessions::SessionApi;
 
 use proto::credit::v1 as wire;
@@ -20,8 +22,6 @@ fn wire_state(state: &SessionState) -> wire::SessionState {
         grant: Some(state.grant.into()),
         balance_halfords: state.balance.halfords(),
         revision: state.revision,
-        ceiling_millicores: state.ceiling.map(units::MilliCores::millicores),
-        dismissed: state.dismissed,
     }
 }
 

@@ -11,7 +11,6 @@ use super::grants::Cause;
 use super::{Bank, BankError, Change, Now};
 use crate::grant::Holding;
 use crate::ledger::{Transfer, TransferId};
-use crate::pace::Pace;
 use crate::rating::Meter;
 use crate::session::{Bill, Closed, Outcome, Session, SessionState, Task};
 
@@ -48,8 +47,6 @@ pub enum Refusal {
     AlreadyRunning,
     NoFunds,
     CapSpent,
-    Runway,
-    SpendLimit,
 }
 
 /// One session's running totals.
@@ -81,11 +78,7 @@ impl Bank {
             self.leases.renew(request.session, now.instant);
             return self.licensed(request.session);
         }
-        let Some(name) = self
-            .functions
-            .get(&request.function)
-            .map(|function| function.user.clone())
-        else {
+        let Some(name) = self.functions.get(&request.function).cloned() else {
             let message = format!("function {} is not registered", request.function);
             return Ok(refused(Refusal::UnknownFunction, message));
         };
@@ -101,9 +94,6 @@ impl Bank {
         let settings = &user.user.settings;
         if let Err(message) = settings.may_start(&name, self.balance(user)) {
             return Ok(refused(Refusal::NoFunds, message));
-        }
-        if let Err((refusal, message)) = self.admit(&request, user) {
-            return Ok(refused(refusal, message));
         }
         let task = earlier
             .filter(|task| task.continues_with(&request.function, &request.key))
@@ -137,7 +127,6 @@ impl Bank {
             } else {
                 Grant::UNLIMITED
             }),
-            pace: Pace::default(),
         };
         self.effects.changes.push(Change::Task(task));
         self.effects
@@ -187,8 +176,6 @@ impl Bank {
             self.amend(id, |session| {
                 session.capacity = usage.capacity;
                 session.holding.acknowledge(usage.revision);
-                let (total, price) = (session.meter.total(), session.meter.price());
-                session.pace.observe(total, price, now.instant);
             });
             self.charge(id, now.wall, Meter::due)?;
         }

@@ -4,7 +4,6 @@ use rusqlite::OptionalExtension as _;
 use tokio::time::Instant;
 use units::{Amount, SessionId};
 
-use super::journal::PAYOUTS;
 use super::{Balances, Journal, rows};
 use crate::bank::Bank;
 use crate::session::Session;
@@ -26,8 +25,10 @@ impl Journal {
             bank.restore_user(user?);
         }
         let mut functions = self.connection.prepare("SELECT * FROM functions")?;
-        for function in functions.query_map([], rows::function)? {
-            bank.restore_function(function?);
+        let function = |row: &rusqlite::Row<'_>| Ok((rows::text(row, "name")?, rows::text(row, "user")?));
+        for function in functions.query_map([], function)? {
+            let (name, user) = function?;
+            bank.restore_function(name, user);
         }
         let mut live = self
             .connection
@@ -37,16 +38,10 @@ impl Journal {
         }
         let mut payouts = self
             .connection
-            .prepare(&format!("{PAYOUTS} WHERE state NOT IN ('done', 'failed')"))?;
+            .prepare("SELECT * FROM payments WHERE state <> 'done'")?;
         for payout in payouts.query_map([], rows::payout)? {
             bank.restore_payout(payout?);
         }
-        let settled: i64 = self.connection.query_row(
-            "SELECT coalesce(sum(amount), 0) FROM transfers WHERE kind = 'settlement'",
-            [],
-            |row| row.get(0),
-        )?;
-        bank.restore_settled(Amount::from_halfords(settled));
         let cursor = self
             .connection
             .query_row("SELECT cursor FROM scan", [], |row| row.get(0))

@@ -1,6 +1,7 @@
 //! CHARGE: the ledger. Double entry, integers, append-only.
 
 pub mod accounts;
+pub mod history;
 pub mod journal;
 mod load;
 pub mod reader;

@@ -9,16 +9,15 @@ use units::{
     Amount, Billing, CpuPrice, CpuTime, FunctionName, NodeId, SessionId, TaskId, Timestamp, UserName,
 };
 
-use super::journal::PAYOUTS;
+use super::history::{Filter, Order, Span};
 use super::{Account, Transfer, TransferId, rows};
 use crate::quote::Sample;
 use crate::session::Outcome;
-use crate::settlement::outbox::Payout;
 
 /// Opens the journal anew for every question: each sees one moment, the last commit.
 #[derive(Clone, Debug)]
 pub struct Reader {
-    path: Arc<PathBuf>,
+    pub(super) path: Arc<PathBuf>,
 }
 
 /// One session of the past or present.
@@ -60,6 +59,8 @@ pub enum ReadError {
     Sqlite(#[from] rusqlite::Error),
     #[error("the reader of the ledger was stopped")]
     Stopped(#[from] tokio::task::JoinError),
+    #[error("failed to copy the ledger")]
+    Copy(#[from] std::io::Error),
 }
 
 impl Reader {
@@ -84,23 +85,12 @@ impl Reader {
 
     /// The newest transfers, or those of a user, newest first.
     pub async fn transfers(&self, user: Option<UserName>, limit: u32) -> Result<Vec<Transfer>, ReadError> {
-        self.ask(move |connection| match user {
-            None => connection
-                .prepare("SELECT * FROM transfers ORDER BY sequence DESC LIMIT ?")?
-                .query_map([limit], rows::transfer)?
-                .collect(),
-            Some(user) => {
-                let accounts = params![format!("user:{user}"), format!("due:{user}"), limit];
-                connection
-                    .prepare(
-                        "SELECT * FROM transfers WHERE debit IN (?1, ?2) OR credit IN (?1, ?2)
-                         ORDER BY sequence DESC LIMIT ?3",
-                    )?
-                    .query_map(accounts, rows::transfer)?
-                    .collect()
-            }
-        })
-        .await
+        let filter = Filter {
+            user,
+            ..Filter::default()
+        };
+        let page = self.page(filter, Span::ALL, Order::NewestFirst, limit).await?;
+        Ok(page.into_iter().map(|(_, transfer)| transfer).collect())
     }
 
     /// The newest sessions, or those of a user or a function, newest first.
@@ -110,13 +100,19 @@ impl Reader {
         function: Option<FunctionName>,
         limit: u32,
     ) -> Result<Vec<SessionRecord>, ReadError> {
+        // A condition that may be absent would keep SQLite from its indexes.
+        let condition = match (&user, &function) {
+            (None, None) => "?1 IS NULL AND ?2 IS NULL",
+            (Some(_), None) => "user = ?1 AND ?2 IS NULL",
+            (None, Some(_)) => "?1 IS NULL AND function = ?2",
+            (Some(_), Some(_)) => "user = ?1 AND function = ?2",
+        };
         self.ask(move |connection| {
             connection
-                .prepare(
+                .prepare(&format!(
                     "SELECT sessions.*, tasks.function, tasks.object_key FROM sessions JOIN tasks ON tasks.id = task
-                     WHERE (?1 IS NULL OR user = ?1) AND (?2 IS NULL OR function = ?2)
-                     ORDER BY opened_at_ms DESC, sessions.rowid DESC LIMIT ?3",
-                )?
+                     WHERE {condition} ORDER BY opened_at_ms DESC, sessions.rowid DESC LIMIT ?3",
+                ))?
                 .query_map(
                     params![
                         user.as_ref().map(UserName::as_str),
@@ -149,26 +145,13 @@ impl Reader {
         .await
     }
 
-    /// The newest withdrawals of a user, newest first, however they ended.
-    pub async fn withdrawals(&self, user: UserName, limit: u32) -> Result<Vec<Payout>, ReadError> {
-        self.ask(move |connection| {
-            connection
-                .prepare(&format!(
-                    "{PAYOUTS} WHERE purpose = 'withdrawal' AND user = ? ORDER BY created_at_ms DESC, id DESC LIMIT ?"
-                ))?
-                .query_map(params![user.as_str(), limit], rows::payout)?
-                .collect()
-        })
-        .await
-    }
-
     /// The credits of deposits that were not taken back.
     pub async fn credited_deposits(&self) -> Result<Vec<TransferId>, ReadError> {
         self.ask(|connection| {
             connection
                 .prepare(
-                    "SELECT id FROM transfers WHERE kind = 'deposit'
-                     AND id NOT IN (SELECT reverses FROM transfers WHERE reverses IS NOT NULL)",
+                    "SELECT id FROM transfers WHERE debit = 'chain' AND kind = 'deposit'
+                     AND NOT EXISTS (SELECT 1 FROM transfers AS later WHERE later.reverses = transfers.id)",
                 )?
                 .query_map([], |row| row.get("id").map(TransferId::restored))?
                 .collect()

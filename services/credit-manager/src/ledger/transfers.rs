@@ -5,7 +5,6 @@ use std::fmt;
 use units::{Amount, SessionId, Timestamp, UserName};
 
 use super::Account;
-use crate::settlement::split::ReceiverName;
 use crate::settlement::wallet::{DepositId, PaymentId};
 
 /// What a transfer is named by: made from its cause, so that a cause heard of twice is posted once (I3).
@@ -67,22 +66,18 @@ pub enum Kind {
     Charge,
     Reversal,
     Settlement,
-    Withdrawal,
-    Payout,
     Fee,
-    Change,
+    Withdrawal,
 }
 
 impl Kind {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 6] = [
         Self::Deposit,
         Self::Charge,
         Self::Reversal,
         Self::Settlement,
-        Self::Withdrawal,
-        Self::Payout,
         Self::Fee,
-        Self::Change,
+        Self::Withdrawal,
     ];
 
     pub const fn as_str(self) -> &'static str {
@@ -91,10 +86,8 @@ impl Kind {
             Self::Charge => "charge",
             Self::Reversal => "reversal",
             Self::Settlement => "settlement",
-            Self::Withdrawal => "withdrawal",
-            Self::Payout => "payout",
             Self::Fee => "fee",
-            Self::Change => "change",
+            Self::Withdrawal => "withdrawal",
         }
     }
 }
@@ -147,33 +140,26 @@ impl Transfer {
         }
     }
 
-    /// What was due of a user now is a receiver's. The reference is the payment that moved the coins, or where nothing
-    /// has to move, what was settled together.
-    pub fn settlement(
-        reference: &PaymentId,
-        user: &UserName,
-        receiver: &ReceiverName,
-        amount: Amount,
-        now: Timestamp,
-    ) -> Self {
+    /// What was due of a user now is the provider's, by this payment.
+    pub fn settlement(payment: &PaymentId, user: &UserName, amount: Amount, now: Timestamp) -> Self {
         Self {
-            id: TransferId(format!("settlement:{reference}:{user}:{receiver}")),
+            id: TransferId(format!("settlement:{payment}:{user}")),
             debit: Account::Due(user.clone()),
-            credit: Account::Earnings(receiver.clone()),
+            credit: Account::Earnings,
             amount,
             kind: Kind::Settlement,
-            reference: reference.to_string(),
+            reference: payment.to_string(),
             posted_at: now,
             reverses: None,
         }
     }
 
-    /// A user's coins that are about to leave, with what is kept back for the fee.
-    pub fn withdrawal(payment: &PaymentId, user: &UserName, amount: Amount, now: Timestamp) -> Self {
+    /// Earnings that left for the chain.
+    pub fn withdrawal(payment: &PaymentId, amount: Amount, now: Timestamp) -> Self {
         Self {
             id: TransferId(format!("withdrawal:{payment}")),
-            debit: Account::User(user.clone()),
-            credit: Account::Outbox,
+            debit: Account::Earnings,
+            credit: Account::Chain,
             amount,
             kind: Kind::Withdrawal,
             reference: payment.to_string(),
@@ -182,40 +168,12 @@ impl Transfer {
         }
     }
 
-    /// Coins that left for the chain.
-    pub fn payout(payment: &PaymentId, from: &Account, amount: Amount, now: Timestamp) -> Self {
+    /// What the chain took for carrying a payment.
+    pub fn fee(payment: &PaymentId, amount: Amount, now: Timestamp) -> Self {
         Self {
-            id: TransferId(format!("payout:{payment}")),
-            debit: from.clone(),
-            credit: Account::Chain,
-            amount,
-            kind: Kind::Payout,
-            reference: payment.to_string(),
-            posted_at: now,
-            reverses: None,
-        }
-    }
-
-    /// What the chain took for carrying a payment, or the part of it that one account pays.
-    pub fn fee(payment: &PaymentId, from: &Account, amount: Amount, now: Timestamp) -> Self {
-        Self {
-            id: TransferId(format!("fee:{payment}:{from}")),
+            id: TransferId(format!("fee:{payment}")),
             kind: Kind::Fee,
-            ..Self::payout(payment, from, amount, now)
-        }
-    }
-
-    /// What was kept back for a fee and was not needed.
-    pub fn change(payment: &PaymentId, user: &UserName, amount: Amount, now: Timestamp) -> Self {
-        Self {
-            id: TransferId(format!("change:{payment}")),
-            debit: Account::Outbox,
-            credit: Account::User(user.clone()),
-            amount,
-            kind: Kind::Change,
-            reference: payment.to_string(),
-            posted_at: now,
-            reverses: None,
+            ..Self::withdrawal(payment, amount, now)
         }
     }
 

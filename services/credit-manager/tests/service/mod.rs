@@ -8,6 +8,7 @@ use std::time::Duration;
 use credit_manager::settlement::wallet::Wallet;
 use credit_manager::{Config, Edges};
 use proto::credit::v1::account_service_client::AccountServiceClient;
+use proto::credit::v1::ledger_service_client::LedgerServiceClient;
 use proto::credit::v1::open_session_response::Outcome as Answer;
 use proto::credit::v1::session_service_client::SessionServiceClient;
 use proto::credit::v1::*;
@@ -26,10 +27,10 @@ pub(crate) const CORE_SECOND: u64 = 1_000_000;
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// What a test asks a credit-manager, wherever it runs.
-#[derive(Clone)]
 pub(crate) struct Client {
     pub(crate) sessions: SessionServiceClient<Channel>,
     pub(crate) accounts: AccountServiceClient<Channel>,
+    pub(crate) history: LedgerServiceClient<Channel>,
 }
 
 /// A credit-manager in the test's own process.
@@ -109,7 +110,8 @@ impl Client {
         let channel = Endpoint::from_shared(url).unwrap().connect_lazy();
         Self {
             sessions: SessionServiceClient::new(channel.clone()),
-            accounts: AccountServiceClient::new(channel),
+            accounts: AccountServiceClient::new(channel.clone()),
+            history: LedgerServiceClient::new(channel),
         }
     }
 
@@ -279,41 +281,6 @@ impl Client {
         };
         let response = self.sessions.close_session(request).await?;
         Ok(response.into_inner())
-    }
-
-    /// Asks for a withdrawal; of all that is free where `amount` is 0.
-    pub(crate) async fn withdraw(
-        &mut self,
-        id: &str,
-        user: &str,
-        address: &str,
-        amount: i64,
-    ) -> Result<Withdrawal, tonic::Status> {
-        let request = WithdrawRequest {
-            withdrawal_id: id.to_owned(),
-            user: user.to_owned(),
-            address: address.to_owned(),
-            amount_halfords: amount,
-        };
-        let response = self.accounts.withdraw(request).await?;
-        Ok(response.into_inner().withdrawal.unwrap())
-    }
-
-    /// Waits until a withdrawal is done or has failed.
-    pub(crate) async fn until_withdrawn(&mut self, id: &str) -> Withdrawal {
-        let deadline = Instant::now() + DEADLINE;
-        loop {
-            let request = GetWithdrawalRequest {
-                withdrawal_id: id.to_owned(),
-            };
-            let response = self.accounts.get_withdrawal(request).await.unwrap();
-            let withdrawal = response.into_inner().withdrawal.unwrap();
-            if withdrawal.state() != WithdrawalState::UnderWay {
-                return withdrawal;
-            }
-            assert!(Instant::now() < deadline, "still {withdrawal:?}");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
     }
 
     /// Fails the test unless every check of the audit holds.

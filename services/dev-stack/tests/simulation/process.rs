@@ -42,6 +42,7 @@ pub(crate) async fn live(world: Arc<World>, inner: Arc<FakeWallet>, config: Conf
             accounts,
             supervisor,
             ledger,
+            ..
         } = credit_manager::assemble(&config, &edges, desk, dead.clone()).unwrap();
         world.set_server(Some(Routes::new(sessions).add_service(accounts)));
         tokio::select! {

@@ -169,8 +169,7 @@ fn config(dice: &Dice, folder: &Path) -> Config {
         1 => ("addresses", ""),
         _ => (
             "addresses",
-            "receivers = [{ name = \"provider\", share = 800, address = \"mReceiver11111111111111111111\" }, \
-             { name = \"project\", share = 200 }]",
+            "receiver_address = \"mReceiver11111111111111111111\"",
         ),
     };
     let text = format!(
