@@ -1,0 +1,91 @@
+//! The server's side: the real service, with a count of its commits.
+
+use std::io::Read as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use credit_manager::ledger::Journal;
+use credit_manager::settlement::fake::FakeWallet;
+use credit_manager::settlement::wallet::Wallet as _;
+use credit_manager::writer::{Desk, Ledger};
+use credit_manager::{Config, Edges, Parts};
+use service_kit::SystemClock;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+
+pub(crate) fn user(number: u64) -> String {
+    format!("user-{number}")
+}
+
+pub(crate) async fn serve(folder: &Path, users: u64) {
+    let wallet = Arc::new(FakeWallet::new());
+    for number in 0..users {
+        let address = wallet
+            .deposit_address(&user(number).parse().unwrap())
+            .await
+            .unwrap();
+        wallet.deposit(&address, &["1000000".parse().unwrap()]);
+    }
+    wallet.mine(10);
+    let edges = Edges {
+        wallet,
+        clock: Arc::new(SystemClock),
+    };
+    let config = config(folder);
+    let desk = Desk::open(Journal::open(&config.database).unwrap()).unwrap();
+    let parts = credit_manager::assemble(&config, &edges, desk, CancellationToken::new()).unwrap();
+    let Parts {
+        sessions,
+        accounts,
+        supervisor,
+        ledger,
+        ..
+    } = parts;
+    let commits = Arc::new(AtomicU64::new(0));
+    let counted = commits.clone();
+    std::thread::spawn(move || futures::executor::block_on(run(ledger, &counted)));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    println!("http://{}", listener.local_addr().unwrap());
+    let until_told = async {
+        let read = || std::io::stdin().read_to_end(&mut Vec::new());
+        tokio::task::spawn_blocking(read).await.unwrap().unwrap();
+    };
+    Server::builder()
+        .add_service(sessions)
+        .add_service(accounts)
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), until_told)
+        .await
+        .unwrap();
+    drop(supervisor);
+    println!("{} flushes to disk", commits.load(Ordering::Relaxed));
+}
+
+async fn run(mut ledger: Ledger, commits: &AtomicU64) {
+    while let Some(waiting) = ledger.receive().await {
+        let written = ledger.carry_out(waiting);
+        let committed = ledger.commit(written);
+        commits.fetch_add(1, Ordering::Relaxed);
+        ledger.answer(committed).unwrap();
+    }
+}
+
+fn config(folder: &Path) -> Config {
+    let text = format!(
+        r#"
+        listen = "127.0.0.1:0"
+        database = {:?}
+        confirmations = 3
+        deposit_poll_ms = 100
+        [wallet]
+        url = "http://127.0.0.1:1/"
+        user = "unused"
+        password_file = "unused"
+        mode = "accounts"
+        "#,
+        folder.join("ledger.db")
+    );
+    toml::from_str(&text).unwrap()
+}
