@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use units::{Billing, CpuTime, Grant, Policy, Restriction, Standing};
+use units::{Billing, CpuTime, Grant, OnShortage, Policy, Restriction, Standing};
 
 use crate::credit::v1 as credit;
 
@@ -74,6 +74,14 @@ same_variants!(
     Restriction { None, Throttle, Stop }
 );
 same_variants!("billing", credit::Billing, Billing { Used, Current });
+same_variants!(
+    "on_shortage",
+    credit::OnShortage,
+    OnShortage {
+        Together,
+        NewestFirst
+    }
+);
 same_variants!("policy", credit::Policy, Policy { Greedy, Conservative });
 
 impl From<Grant> for credit::Grant {

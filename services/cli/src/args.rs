@@ -6,7 +6,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::commands::{
     audit, balance, completions, function, ledger, logs, node, ps, quote, receipt, results, statement,
-    submit, up, user, version,
+    submit, up, user, version, withdraw,
 };
 use crate::output::Format;
 
@@ -127,6 +127,8 @@ pub(crate) enum Command {
     Node(node::NodeCommand),
     /// Show a user's money
     Balance(balance::BalanceArgs),
+    /// Send a user's coins to an address
+    Withdraw(withdraw::WithdrawArgs),
     /// Show every entry of a user's account
     Statement(statement::StatementArgs),
     /// Show, export, copy and prove the ledger
@@ -192,6 +194,7 @@ mod tests {
                 "receipt",
                 "node",
                 "balance",
+                "withdraw",
                 "statement",
                 "ledger",
                 "audit",
@@ -213,6 +216,7 @@ mod tests {
                 "must not be negative",
             ),
             (["user", "fund", "Alice", "5"], "is not a user name"),
+            (["withdraw", "alice", "m1", "0"], "must be more than 0"),
         ] {
             let err = Cli::try_parse_from([&["gridfaas"][..], &arguments].concat()).unwrap_err();
             assert_eq!(err.kind(), ErrorKind::ValueValidation, "{arguments:?}");

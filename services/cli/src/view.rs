@@ -66,6 +66,15 @@ pub(crate) struct User {
     /// Allocated to running tasks now.
     pub(crate) millicores: MilliCores,
     pub(crate) running_tasks: u32,
+    /// Seconds that the balance has to last for new tasks to start.
+    pub(crate) min_runway_s: u64,
+    pub(crate) on_shortage: String,
+    /// The most that all tasks may cost an hour.
+    pub(crate) max_spend_per_hour: Option<Amount>,
+    /// What running tasks cost an hour at their present pace.
+    pub(crate) burn_per_hour: Amount,
+    /// How long the balance lasts at that; null while nothing is used up.
+    pub(crate) runway_ms: Option<u64>,
     pub(crate) deposit_address: String,
 }
 
@@ -76,6 +85,7 @@ impl From<credit::User> for User {
             standing: word(user.standing().as_str_name(), "STANDING_"),
             policy: word(user.policy().as_str_name(), "POLICY_"),
             billing: word(user.billing().as_str_name(), "BILLING_"),
+            on_shortage: word(user.on_shortage().as_str_name(), "ON_SHORTAGE_"),
             name: user.name,
             balance: amount(user.balance_halfords),
             pending_deposit: amount(user.pending_deposit_halfords),
@@ -86,6 +96,10 @@ impl From<credit::User> for User {
             cpu_time_us_per_grc: user.cpu_time_us_per_grc,
             millicores: MilliCores::from_millicores(user.millicores),
             running_tasks: user.live_sessions,
+            min_runway_s: user.min_runway_s,
+            max_spend_per_hour: user.max_spend_halfords_per_hour.map(amount),
+            burn_per_hour: amount(user.burn_halfords_per_hour),
+            runway_ms: user.runway_ms,
             deposit_address: user.deposit_address,
         }
     }
@@ -100,6 +114,18 @@ impl User {
             "not billed".to_owned()
         }
     }
+
+    fn runway_shown(&self) -> String {
+        match self.runway_ms {
+            Some(ms) => format!("{} s at {} GRC an hour", ms / 1000, self.burn_per_hour),
+            None => "nothing is used up".to_owned(),
+        }
+    }
+}
+
+/// What there is of a spending limit.
+fn limit_shown(limit: Option<Amount>) -> String {
+    limit.map_or_else(|| "-".to_owned(), |limit| format!("{limit} GRC/h"))
 }
 
 impl Show for User {
@@ -109,10 +135,14 @@ impl Show for User {
             ("balance", format!("{} GRC", self.balance)),
             ("pending deposit", format!("{} GRC", self.pending_deposit)),
             ("standing", self.standing_shown()),
+            ("lasts", self.runway_shown()),
             ("min balance", format!("{} GRC", self.min_balance)),
             ("debt limit", format!("{} GRC", self.debt_limit)),
             ("policy", self.policy.clone()),
             ("billing", self.billing.clone()),
+            ("min runway", format!("{} s", self.min_runway_s)),
+            ("on shortage", self.on_shortage.clone()),
+            ("max spend", limit_shown(self.max_spend_per_hour)),
             (
                 "one GRC buys",
                 CpuTime::from_micros(self.cpu_time_us_per_grc).to_string(),
@@ -156,6 +186,74 @@ impl Show for Users {
 }
 
 #[derive(Clone, Debug, Serialize)]
+pub(crate) struct Withdrawal {
+    pub(crate) id: String,
+    pub(crate) user: String,
+    pub(crate) address: String,
+    /// What arrives.
+    pub(crate) amount: Amount,
+    /// What the chain took on top; 0 until it is done.
+    pub(crate) fee: Amount,
+    /// under-way, done, failed
+    pub(crate) state: String,
+    pub(crate) txid: String,
+    /// Why it failed; empty if it did not.
+    pub(crate) failure: String,
+    pub(crate) created_at_ms: i64,
+    pub(crate) changed_at_ms: i64,
+}
+
+impl From<credit::Withdrawal> for Withdrawal {
+    fn from(withdrawal: credit::Withdrawal) -> Self {
+        Self {
+            state: word(withdrawal.state().as_str_name(), "WITHDRAWAL_STATE_"),
+            id: withdrawal.withdrawal_id,
+            user: withdrawal.user,
+            address: withdrawal.address,
+            amount: Amount::from_halfords(withdrawal.amount_halfords),
+            fee: Amount::from_halfords(withdrawal.fee_halfords),
+            txid: withdrawal.txid,
+            failure: withdrawal.failure,
+            created_at_ms: withdrawal.created_at_ms,
+            changed_at_ms: withdrawal.changed_at_ms,
+        }
+    }
+}
+
+impl Show for Withdrawal {
+    fn text(&self) -> String {
+        pairs([
+            ("state", self.state.clone()),
+            ("sent", format!("{} GRC to {}", self.amount, self.address)),
+            ("fee", format!("{} GRC", self.fee)),
+            ("transaction", self.txid.clone()),
+        ])
+    }
+}
+
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub(crate) struct Withdrawals(pub(crate) Vec<Withdrawal>);
+
+impl Show for Withdrawals {
+    fn text(&self) -> String {
+        columns(
+            ["ID", "STATE", "AMOUNT", "FEE", "ADDRESS", "TRANSACTION OR REASON"],
+            self.0.iter().map(|withdrawal| {
+                [
+                    withdrawal.id.clone(),
+                    withdrawal.state.clone(),
+                    withdrawal.amount.to_string(),
+                    withdrawal.fee.to_string(),
+                    withdrawal.address.clone(),
+                    printable(&format!("{}{}", withdrawal.txid, withdrawal.failure)),
+                ]
+            }),
+        )
+    }
+}
+
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct Function {
     pub(crate) name: String,
     pub(crate) user: String,
@@ -163,6 +261,8 @@ pub(crate) struct Function {
     pub(crate) may_start: bool,
     /// Why not; empty if it may.
     pub(crate) refusal: String,
+    /// The most that its tasks may cost an hour.
+    pub(crate) max_spend_per_hour: Option<Amount>,
 }
 
 impl From<credit::Function> for Function {
@@ -172,6 +272,7 @@ impl From<credit::Function> for Function {
             user: function.user,
             may_start: function.may_start,
             refusal: function.refusal,
+            max_spend_per_hour: function.max_spend_halfords_per_hour.map(Amount::from_halfords),
         }
     }
 }
@@ -183,14 +284,19 @@ pub(crate) struct Functions(pub(crate) Vec<Function>);
 impl Show for Functions {
     fn text(&self) -> String {
         columns(
-            ["NAME", "USER", "STARTS TASKS"],
+            ["NAME", "USER", "MAX SPEND", "STARTS TASKS"],
             self.0.iter().map(|function| {
                 let starts = if function.may_start {
                     "yes".to_owned()
                 } else {
                     format!("no: {}", function.refusal)
                 };
-                [function.name.clone(), function.user.clone(), starts]
+                [
+                    function.name.clone(),
+                    function.user.clone(),
+                    limit_shown(function.max_spend_per_hour),
+                    starts,
+                ]
             }),
         )
     }

@@ -117,10 +117,7 @@ fn wrong_usage_ends_with_status_2_and_help() {
     let folder = tempfile::tempdir().unwrap();
     for (arguments, said) in [
         (&["submit", "stress"][..], "--help"),
-        (
-            &["user", "fund", "alice", "-1"],
-            "the amount must be more than 0",
-        ),
+        (&["user", "fund", "alice", "-1"], "the amount must be more than 0"),
         (
             &["function", "create", "Stress", "--user", "alice"],
             "is not a function name",

@@ -305,6 +305,7 @@ async fn until_end(
                     Signal::Run => freezer.thaw(),
                     Signal::Freeze => freezer.freeze().await,
                     Signal::CapSpent => return End::Stopped(How::CapSpent),
+                    Signal::Dismissed => return End::Stopped(How::Dismissed),
                     Signal::Lost => {
                         return End::Stopped(How::PlatformFault { what: "the session was lost".to_owned() });
                     }

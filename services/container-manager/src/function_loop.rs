@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
-use units::{FunctionName, UserName};
+use units::{FunctionName, MilliCores, UserName};
 
 use crate::attempt::{self, Plan};
 use crate::balance;
@@ -187,6 +187,10 @@ impl FunctionLoop {
             }
         }
         if self.running.is_empty() {
+            // Said once more when the last charge is made, so that what is there does not go on burning for ever.
+            if self.finishing.is_empty() && self.balance_told_at.take().is_some() {
+                self.tell_balance().await;
+            }
             self.rest(may_start).await;
         } else if self.balance_told_at.is_none_or(|at| at + BALANCE_PAUSE <= now) {
             self.balance_told_at = Some(now);
@@ -195,8 +199,12 @@ impl FunctionLoop {
     }
 
     async fn tell_balance(&self) {
-        let Some(account) = self.node.meter.account(&self.user) else {
-            return;
+        let account = match self.node.credit.account(&self.user).await {
+            Ok(account) => account,
+            Err(err) => {
+                debug!(error = %Chain(&err), "balance not known, will be told later");
+                return;
+            }
         };
         let document = balance::document(&self.user, &account, self.node.clock.now());
         let (bucket, body) = (self.name.as_str(), Bytes::from(document));
@@ -246,8 +254,7 @@ impl FunctionLoop {
             }
         };
         self.broken = None;
-        self.all_is_well().await?;
-        let mut taken = 0;
+        let (mut taken, mut refused) = (0, None);
         for key in candidates {
             let Some(slot) = self.free_slots.first().copied() else {
                 break;
@@ -280,11 +287,23 @@ impl FunctionLoop {
                     self.not_before = Instant::now() + GIVEN_BACK_DELAY;
                     break;
                 }
+                Claim::Refused {
+                    refusal: refusal @ (Refusal::Runway | Refusal::SpendLimit),
+                    message,
+                } => {
+                    self.not_before = Instant::now() + GIVEN_BACK_DELAY;
+                    refused = Some(over_limit(refusal, message));
+                    break;
+                }
                 Claim::Refused { refusal, message } => {
                     debug!(%key, ?refusal, message, "claim refused");
                     self.deferred.insert(key, Instant::now() + GIVEN_BACK_DELAY);
                 }
             }
+        }
+        match refused {
+            Some(problem) => self.tell(problem).await?,
+            None => self.all_is_well().await?,
         }
         Ok(taken)
     }
@@ -371,7 +390,9 @@ impl FunctionLoop {
             credit: self.node.credit.as_ref(),
             journal: &self.node.journal,
             function: &self.name,
-            capacity: container.cpu_max(),
+            capacity: MilliCores::from_millicores(
+                container.cpu_max().millicores() / container.concurrency().max(1),
+            ),
         };
         claimer.claim(key, self.node.clock.now()).await
     }
@@ -482,6 +503,16 @@ impl FunctionLoop {
         }
         Ok(())
     }
+}
+
+/// The figures change with every try; the log has them, and what the user reads stays.
+fn over_limit(refusal: Refusal, message: String) -> Problem {
+    let hint = if refusal == Refusal::Runway {
+        "deposit, or wait until other tasks have ended"
+    } else {
+        "raise the limit, or wait until other tasks have ended"
+    };
+    Problem::new(message, hint)
 }
 
 fn cannot_start(err: &WarmError) -> Problem {

@@ -16,10 +16,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
-use units::{
-    Amount, Billing, ContainerId, CpuPrice, CpuTime, FunctionName, MilliCores, Restriction, SessionId,
-    Standing, Timestamp, UserName,
-};
+use units::{ContainerId, CpuTime, FunctionName, MilliCores, Restriction, SessionId, Timestamp, UserName};
 
 use crate::cgroup::{ContainerGroup, TaskGroup};
 use crate::credit::{Credit, SessionState, Usage};
@@ -42,6 +39,8 @@ pub enum Signal {
     Freeze,
     /// The task's own cap is spent.
     CapSpent,
+    /// The user's funds do not last for it beside older work.
+    Dismissed,
     /// credit-manager does not know the session any more: another node may have the task.
     Lost,
 }
@@ -64,16 +63,6 @@ pub struct ContainerView {
     pub used: MilliCores,
     pub running_tasks: u32,
     pub restriction: Restriction,
-}
-
-/// A user's account as far as this node knows it.
-#[derive(Clone, Copy, Debug)]
-pub struct AccountView {
-    pub balance: Amount,
-    pub standing: Standing,
-    pub price: CpuPrice,
-    /// The CPU that is being charged here now.
-    pub burning: MilliCores,
 }
 
 /// Everything that runs on this node.
@@ -149,7 +138,6 @@ impl Meter {
         let task = LiveTask {
             group,
             billing: licence.billing,
-            price: licence.price,
             cap_at: licence.cap_at,
             state,
             used: CpuTime::ZERO,
@@ -205,25 +193,6 @@ impl Meter {
             .values()
             .find_map(|container| container.tasks.get(&session))
             .map(LiveTask::billed)
-    }
-
-    /// How a user's account stands by the newest word of credit-manager, and how fast this node uses it up; `None`
-    /// while nothing of the user's runs here.
-    pub fn account(&self, user: &UserName) -> Option<AccountView> {
-        let live = self.live();
-        let theirs = || live.values().filter(|container| container.info.user == *user);
-        // Every report's answer renews all of them.
-        let task = theirs().flat_map(|container| container.tasks.values()).next()?;
-        let burning = |container: &LiveContainer| match task.billing {
-            Billing::Used => container.used,
-            Billing::Current => container.allocation,
-        };
-        Some(AccountView {
-            balance: task.state.balance,
-            standing: task.state.standing,
-            price: task.price,
-            burning: theirs().map(burning).sum(),
-        })
     }
 
     /// Meters until shutdown.
@@ -312,7 +281,7 @@ impl Meter {
         let of = |container: &LiveContainer, task: &LiveTask| Usage {
             session: task.state.session,
             total: task.billed(),
-            capacity: container.allocation,
+            capacity: container.allocation_each(),
             revision: task.state.revision,
         };
         live.values()

@@ -53,6 +53,8 @@ mod tests {
             },
             balance: Amount::ZERO,
             revision: 1,
+            ceiling: None,
+            dismissed: false,
         }
     }
 

@@ -134,6 +134,8 @@ pub enum How {
     TimedOut,
     /// Stopped at the debt limit.
     Aborted,
+    /// Stopped because the user's funds did not last for it beside older work.
+    Dismissed,
     Cancelled,
     /// Stopped at the task's own cap.
     CapSpent,
@@ -195,7 +197,7 @@ impl How {
                     Verdict::GaveUp
                 }
             }
-            Self::Aborted => Verdict::Aborted,
+            Self::Aborted | Self::Dismissed => Verdict::Aborted,
             Self::Cancelled => Verdict::Cancelled,
             Self::CapSpent => Verdict::CapSpent,
             Self::PlatformFault { .. } => Verdict::PlatformFault,
@@ -218,6 +220,9 @@ impl How {
             Self::OutOfMemory => "the task used more memory than memory_mib allows and was killed".to_owned(),
             Self::TimedOut => "the task ran longer than timeout_s allows and was stopped".to_owned(),
             Self::Aborted => "the balance reached the debt limit, so the task was stopped".to_owned(),
+            Self::Dismissed => {
+                "the balance does not last for it beside older tasks, so it was stopped and waits".to_owned()
+            }
             Self::Cancelled => "the task was cancelled".to_owned(),
             Self::CapSpent => "the task's own cap, max-grc, is spent, so it was stopped".to_owned(),
             Self::PlatformFault { what } => format!("the platform failed, at its own cost: {what}"),
@@ -323,6 +328,7 @@ mod tests {
             (How::OutOfMemory, 0, Verdict::Failed),
             (How::TimedOut, 2, Verdict::GaveUp),
             (How::Aborted, 2, Verdict::Aborted),
+            (How::Dismissed, 2, Verdict::Aborted),
             (How::Cancelled, 0, Verdict::Cancelled),
             (How::CapSpent, 2, Verdict::CapSpent),
             (fault, 2, Verdict::PlatformFault),

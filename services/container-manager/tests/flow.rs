@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use container_manager::cgroup::fake::FakeCpuController;
 use container_manager::container::{ContainerError, FakeRuntime};
+use container_manager::credit::Refusal;
 use container_manager::credit::fake::FakeCredit;
 use container_manager::image::ImageTool;
 use container_manager::store::fake::FakeStore;
@@ -20,7 +21,7 @@ use service_kit::SystemClock;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use units::{CpuTime, FunctionName, Grant, Restriction, SessionId};
+use units::{CpuTime, FunctionName, Grant, MilliCores, Restriction, SessionId};
 
 const BUCKET: &str = "stress";
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -392,6 +393,70 @@ async fn frozen_tasks_that_hold_too_much_memory_give_up_the_oldest() {
         })
         .await;
     assert_eq!(world.credit.live(), 1);
+    world.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ceiling_holds_the_container_down_until_it_is_lifted() {
+    let world = World::with_script("sleep 600").await;
+    world.put("input/a", "");
+    world.until_metered().await;
+    let container = world.runtime.containers()[0].spec().id;
+    let quota = |world: &World| {
+        let quota = world.cgroups.container(container, |container| container.quota);
+        quota.map(MilliCores::millicores)
+    };
+    world.credit.limit(Some(MilliCores::from_millicores(120)));
+    world
+        .until("the ceiling", |world| quota(world) == Some(120))
+        .await;
+    world.credit.limit(None);
+    world.until("the lift", |world| quota(world) > Some(120)).await;
+    world.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dismissed_task_goes_back_to_the_queue_without_a_hold() {
+    let world = World::with_hold("sleep 600", "").await;
+    world.put("input/a", "");
+    let session = world.until_metered().await;
+    // Nothing else is to start it again.
+    world.credit.refuse(Some(Refusal::Runway));
+    world.credit.dismiss(session);
+    world.until_there("logs/a.aborted.json").await;
+    let reason = world.json("logs/a.aborted.json")["reason"].to_string();
+    assert!(reason.contains("beside older tasks"), "{reason}");
+    world
+        .until("the task in `input/`", |world| world.has("input/a"))
+        .await;
+    assert_eq!(world.credit.closed(), [(Verdict::Aborted, CpuTime::ZERO)]);
+
+    // Why it does not start is said in the bucket, until it does.
+    world.until_there("status/error.json").await;
+    assert_eq!(world.json("status/error.json")["error"], "Runway");
+    world.put("utils/process_task.sh", "true");
+    world.credit.refuse(None);
+    world.until_there("output/a").await;
+    world
+        .until("no complaint", |world| !world.has("status/error.json"))
+        .await;
+    world.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_balance_in_the_bucket_tells_the_runway_and_at_rest_none() {
+    let world = World::with_script("sleep 0.5").await;
+    world.put("input/a", "");
+    world.until_there("status/balance.json").await;
+    let balance = world.json("status/balance.json");
+    assert_eq!(balance["seconds_until_empty"], 3600, "{balance}");
+    assert_eq!(balance["burning_grc_per_hour"], "1.00000000");
+    world
+        .until("a rest", |world| {
+            world.json("status/balance.json")["seconds_until_empty"].is_null()
+        })
+        .await;
+    assert!(world.has("output/a"));
     world.stopped().await;
 }
 

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use service_kit::telemetry::LogFormat;
-use units::{Amount, Billing, CpuPrice, CpuTime, Policy};
+use units::{Amount, Billing, CpuPrice, CpuTime, OnShortage, Policy};
 
-use crate::settlement::payout::Rules;
-use crate::settlement::wallet::{Address, AddressError};
+use crate::settlement::gridcoin::Mode;
+use crate::settlement::outbox::Rules;
+use crate::settlement::split::{Receiver, ReceiverName, Receivers, ReceiversError};
+use crate::settlement::wallet::Address;
 use crate::users::Settings;
 
 #[derive(Clone, Debug, Deserialize)]
@@ -37,9 +39,9 @@ pub struct Config {
     /// Charges are settled when at least this much has come together.
     #[serde(default = "coin_movement")]
     pub min_coin_movement: Amount,
-    /// Where earnings are sent in `addresses` mode. Absent: they stay in the wallet.
-    #[serde(default)]
-    pub receiver_address: Option<String>,
+    /// Who earns what users are charged, and in which proportion.
+    #[serde(default = "one_receiver")]
+    pub receivers: Vec<ReceiverConfig>,
     /// A session whose node does not report it for this long is closed, free of charge, and its task may run again.
     #[serde(default = "five_minutes_ms")]
     pub lease_ms: u64,
@@ -66,21 +68,22 @@ pub struct WalletConfig {
     pub user: String,
     /// A file whose first line is the password.
     pub password_file: PathBuf,
-    pub mode: WalletMode,
-    /// In `accounts` mode, the wallet account that settled charges move to.
-    #[serde(default = "provider_account")]
-    pub provider_account: String,
+    pub mode: Mode,
     #[serde(default = "ten_seconds_ms")]
     pub request_timeout_ms: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum WalletMode {
-    /// The wallet keeps an account per user (`enableaccounts=1`, `staking=0`); settling is moving between accounts.
-    Accounts,
-    /// The wallet only knows addresses; settling is sending the provider's earnings.
-    Addresses,
+/// Somebody who earns.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReceiverConfig {
+    pub name: ReceiverName,
+    /// Of the sum of all shares.
+    pub share: u32,
+    /// In `addresses` mode, where the earnings are sent; absent, they stay in the wallet. In `accounts` mode, an address
+    /// that the receiver's account of the wallet has to have.
+    #[serde(default)]
+    pub address: Option<Address>,
 }
 
 /// What a new user starts with.
@@ -123,12 +126,10 @@ pub enum InvalidConfig {
     CoinMovement,
     #[error("`{0}` is 0")]
     ZeroInterval(&'static str),
-    #[error("`receiver_address`")]
-    Receiver(#[source] AddressError),
-    #[error(
-        "`receiver_address` has no use in `accounts` mode, where charges move to `wallet.provider_account`"
-    )]
-    ReceiverUnused,
+    #[error("`receivers`")]
+    Receivers(#[source] ReceiversError),
+    #[error("`min_coin_movement` is less than the {0} GRC that the shares of the receivers can divide")]
+    CoinMovementTooSmall(Amount),
 }
 
 impl Config {
@@ -166,6 +167,9 @@ impl Config {
             billing: defaults.billing,
             price: CpuPrice::from_cpu_time_per_grc(per_grc).map_err(|_| InvalidConfig::Price)?,
             accounting: true,
+            min_runway: Duration::ZERO,
+            on_shortage: OnShortage::Together,
+            max_spend: None,
         })
     }
 
@@ -175,18 +179,20 @@ impl Config {
         if !min.is_positive() {
             return Err(InvalidConfig::CoinMovement);
         }
-        match (self.wallet.mode, &self.receiver_address) {
-            (WalletMode::Accounts, None) => Ok(Rules::Move {
-                provider: self.wallet.provider_account.clone(),
-                min,
-            }),
-            (WalletMode::Accounts, Some(_)) => Err(InvalidConfig::ReceiverUnused),
-            (WalletMode::Addresses, None) => Ok(Rules::Keep),
-            (WalletMode::Addresses, Some(text)) => {
-                let receiver: Address = text.parse().map_err(InvalidConfig::Receiver)?;
-                Ok(Rules::Send { receiver, min })
-            }
+        let receivers = self.receivers.iter().map(|receiver| Receiver {
+            name: receiver.name.clone(),
+            share: receiver.share,
+            address: receiver.address.clone(),
+        });
+        let receivers = Receivers::new(receivers.collect()).map_err(InvalidConfig::Receivers)?;
+        if min < receivers.amount_min() {
+            return Err(InvalidConfig::CoinMovementTooSmall(receivers.amount_min()));
         }
+        Ok(Rules {
+            mode: self.wallet.mode,
+            receivers,
+            min,
+        })
     }
 
     pub fn deposit_poll(&self) -> Duration {
@@ -239,8 +245,13 @@ fn coin_movement() -> Amount {
     Amount::from_halfords(5_000_000)
 }
 
-fn provider_account() -> String {
-    "gridfaas".to_owned()
+fn one_receiver() -> Vec<ReceiverConfig> {
+    let name = "gridfaas".parse().expect("a receiver's name");
+    vec![ReceiverConfig {
+        name,
+        share: 1,
+        address: None,
+    }]
 }
 
 fn info() -> String {
@@ -272,7 +283,8 @@ mod tests {
         let settings = config("").settings().unwrap();
         assert_eq!(settings.price, CpuPrice::DEFAULT);
         assert_eq!(settings.debt_limit.to_string(), "2.00000000");
-        assert_eq!(config("").rules().unwrap(), Rules::Keep);
+        let rules = config("").rules().unwrap();
+        assert_eq!(rules.receivers.iter().count(), 1);
     }
 
     #[test]
@@ -295,7 +307,7 @@ mod tests {
         );
         let bare: Config = toml::from_str(&bare).unwrap();
         assert_eq!(format!("{example:?}"), format!("{bare:?}"));
-        for key in ["receiver_address", "provider_account", "lease_ms", "reflection"] {
+        for key in ["[[receivers]]", "lease_ms", "metrics_listen", "reflection"] {
             assert!(text.contains(key), "{key}");
         }
     }
@@ -311,7 +323,11 @@ mod tests {
             ("confirmations = 0", "confirmations"),
             ("min_coin_movement = \"0\"", "min_coin_movement"),
             ("lease_ms = 0", "lease_ms"),
-            ("receiver_address = \"nowhere\"", "receiver_address"),
+            ("receivers = []", "receivers"),
+            (
+                "min_coin_movement = \"0.00000001\"\nreceivers = [{ name = \"a\", share = 2 }]",
+                "min_coin_movement",
+            ),
         ] {
             let err = config(line).validate().unwrap_err();
             assert!(err.to_string().contains(key), "{line}: {err}");

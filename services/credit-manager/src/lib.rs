@@ -5,7 +5,7 @@
 //!                      │  bank: users, sessions, grants, balances     │
 //!                      │     session → rating → standing → grant      └── one commit, then the replies
 //!                      ├── news ──► watch ──► the nodes
-//!                      └── posted ─► settlement::payout ◄─► wallet ◄── settlement::deposit
+//!                      └── posted ─► settlement: outbox, payout ◄─► wallet ◄── deposit, audit
 //! ```
 //!
 //! A container-manager opens a [`session`] per task attempt and reports the running total of its meter. [`rating`]
@@ -16,12 +16,15 @@
 pub mod api;
 pub mod bank;
 pub mod config;
+pub mod governor;
 pub mod grant;
 pub mod ledger;
+pub mod pace;
 pub mod quote;
 pub mod rating;
 pub mod session;
 pub mod settlement;
+pub mod shortage;
 pub mod standing;
 pub mod users;
 pub mod watch;
@@ -45,13 +48,13 @@ use tracing::{info, warn};
 
 use crate::api::{AccountApi, LedgerApi, SessionApi};
 use crate::bank::Now;
-use crate::config::WalletMode;
 use crate::ledger::{Journal, Reader};
 use crate::settlement::audit::Auditor;
 use crate::settlement::deposit::Scanner;
-use crate::settlement::gridcoin::{Gridcoin, GridcoinConfig, Mode};
+use crate::settlement::gridcoin::{Gridcoin, GridcoinConfig};
 use crate::settlement::payout::Payouts;
 use crate::settlement::wallet::Wallet;
+use crate::settlement::withdrawal::Withdrawals;
 use crate::writer::{CommandError, Desk, Ledger, Writer, WriterEnd};
 
 pub use crate::config::Config;
@@ -79,10 +82,7 @@ impl Edges {
             url: wallet.url.clone(),
             user: wallet.user.clone(),
             password: Secret::read(&wallet.password_file).context("failed to read the wallet's password")?,
-            mode: match wallet.mode {
-                WalletMode::Accounts => Mode::Accounts,
-                WalletMode::Addresses => Mode::Addresses,
-            },
+            mode: wallet.mode,
             request_timeout: Duration::from_millis(wallet.request_timeout_ms),
         });
         Ok(Self {
@@ -171,12 +171,19 @@ pub fn assemble(
         writer: writer.clone(),
         reader: reader.clone(),
     });
+    let withdrawals = Withdrawals {
+        writer: writer.clone(),
+        wallet: edges.wallet.clone(),
+        clock: edges.clock.clone(),
+        mode: config.wallet.mode,
+    };
     let accounts = AccountServiceServer::new(AccountApi {
         writer,
         reader,
         wallet: edges.wallet.clone(),
         clock: edges.clock.clone(),
         auditor,
+        withdrawals,
         settings: config.settings()?,
     });
     Ok(Parts {

@@ -19,8 +19,10 @@ use units::{
     Standing, TaskId, Timestamp, UserName,
 };
 
+use crate::governor;
 use crate::grant::Holding;
 use crate::ledger::TransferId;
+use crate::pace::Pace;
 use crate::rating::Meter;
 
 /// A live session.
@@ -39,6 +41,8 @@ pub struct Session {
     pub capacity: MilliCores,
     pub meter: Meter,
     pub holding: Holding,
+    /// Kept in memory only: after a restart it is learnt anew.
+    pub pace: Pace,
 }
 
 impl Session {
@@ -46,6 +50,13 @@ impl Session {
     pub fn promised(&self) -> Amount {
         let at_stop = self.meter.cost_of(self.holding.newest().stop_at);
         at_stop.saturating_sub(self.meter.cost()).or_zero()
+    }
+
+    /// What its capacity costs an hour; nothing where it is never billed.
+    pub fn hourly(&self) -> Amount {
+        self.meter
+            .price()
+            .map_or(Amount::ZERO, |price| governor::hourly(price, self.capacity))
     }
 
     /// What this session alone may cost.
@@ -181,6 +192,10 @@ pub struct SessionState {
     pub grant: Grant,
     pub balance: Amount,
     pub revision: u64,
+    /// The most CPU it may have, where a spending limit covers it.
+    pub ceiling: Option<MilliCores>,
+    /// The user's funds do not last for it beside older work.
+    pub dismissed: bool,
 }
 
 /// A session that ended, as the journal has it.

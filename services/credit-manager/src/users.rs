@@ -1,11 +1,16 @@
 //! Users: their settings, and what their live sessions do to their funds.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use units::{Amount, Billing, CpuPrice, Policy, SessionId, Standing, Timestamp, UserName};
+use units::{
+    Amount, Billing, CpuPrice, FunctionName, MilliCores, OnShortage, Policy, SessionId, Standing, Timestamp,
+    UserName,
+};
 
 use crate::grant::{Funds, Purse};
 use crate::settlement::wallet::Address;
+use crate::shortage;
 use crate::standing;
 
 /// New work is refused where the funds buy less CPU time than this: it would be stopped before it did anything, and
@@ -24,6 +29,11 @@ pub struct Settings {
     pub price: CpuPrice,
     /// Off: sessions opened from now on are never billed and never restricted, and always may start.
     pub accounting: bool,
+    /// New work is refused if the balance would not last this long. Zero: off.
+    pub min_runway: Duration,
+    pub on_shortage: OnShortage,
+    /// The most that everything may cost an hour.
+    pub max_spend: Option<Amount>,
 }
 
 /// Changes of [`Settings`]; what is absent stays.
@@ -35,6 +45,9 @@ pub struct SettingsPatch {
     pub billing: Option<Billing>,
     pub price: Option<CpuPrice>,
     pub accounting: Option<bool>,
+    pub min_runway: Option<Duration>,
+    pub on_shortage: Option<OnShortage>,
+    pub max_spend: Option<Option<Amount>>,
 }
 
 impl Settings {
@@ -46,6 +59,17 @@ impl Settings {
             billing: patch.billing.unwrap_or(self.billing),
             price: patch.price.unwrap_or(self.price),
             accounting: patch.accounting.unwrap_or(self.accounting),
+            min_runway: patch.min_runway.unwrap_or(self.min_runway),
+            on_shortage: patch.on_shortage.unwrap_or(self.on_shortage),
+            max_spend: patch.max_spend.unwrap_or(self.max_spend),
+        }
+    }
+
+    /// How long the balance has to last for new work to start.
+    pub fn runway_needed(&self) -> Duration {
+        match self.on_shortage {
+            OnShortage::Together => self.min_runway,
+            OnShortage::NewestFirst => shortage::threshold(self.min_runway),
         }
     }
 
@@ -93,6 +117,15 @@ pub struct User {
     pub created_at: Timestamp,
 }
 
+/// A function as the journal has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Function {
+    pub name: FunctionName,
+    pub user: UserName,
+    /// The most that its work may cost an hour.
+    pub max_spend: Option<Amount>,
+}
+
 /// A user and what its live sessions make of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserState {
@@ -107,6 +140,14 @@ pub struct UserState {
     pub pending: Amount,
     /// What everybody was told last.
     pub told: Option<Gate>,
+    /// What the sessions cost an hour at their present pace.
+    pub burn: Amount,
+    /// Those that funds do not last for.
+    pub dismissed: BTreeSet<SessionId>,
+    /// Whether any of the user's functions has a spending limit of its own.
+    pub has_limited_functions: bool,
+    /// Of the sessions that a spending limit covers.
+    pub ceilings: BTreeMap<SessionId, MilliCores>,
 }
 
 /// What others are told about a user whenever it changes.
@@ -125,6 +166,10 @@ impl UserState {
             unposted: Amount::ZERO,
             pending: Amount::ZERO,
             told: None,
+            burn: Amount::ZERO,
+            dismissed: BTreeSet::new(),
+            has_limited_functions: false,
+            ceilings: BTreeMap::new(),
         }
     }
 }
@@ -141,6 +186,9 @@ mod tests {
             billing: Billing::Used,
             price: CpuPrice::DEFAULT,
             accounting: true,
+            min_runway: Duration::ZERO,
+            on_shortage: OnShortage::Together,
+            max_spend: None,
         }
     }
 

@@ -18,6 +18,8 @@ use crate::bank::{Bank, BankError, Change, Effects};
 use crate::ledger::accounts::BalanceOverflow;
 use crate::ledger::{Journal, Transfer, TransferId};
 use crate::session::{AttemptCost, Bill, Task};
+use crate::settlement::outbox::Payout;
+use crate::settlement::wallet::PaymentId;
 use crate::watch::Watchers;
 
 /// Commands that may wait. Enough for several batches; a caller beyond it waits for its turn to wait.
@@ -92,6 +94,11 @@ impl Desk {
 
     pub fn transfer(&self, id: &TransferId) -> Result<Option<Transfer>, CommandError> {
         Ok(self.journal.transfer(id)?)
+    }
+
+    /// A payment, whether it is over or not.
+    pub fn payout(&self, id: &PaymentId) -> Result<Option<Payout>, CommandError> {
+        Ok(self.journal.payout(id)?)
     }
 
     /// Writes what the last command changed, so that the next command's look at the history sees it.

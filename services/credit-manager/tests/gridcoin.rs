@@ -29,6 +29,7 @@ fn moving() -> Route {
 
 fn sending() -> Route {
     Route::Send {
+        from: None,
         to: FOREIGN.parse().unwrap(),
     }
 }

@@ -1,4 +1,5 @@
-//! The real process, killed at every step of a settlement, before a wallet that misbehaves: each payment is made once.
+//! The real process, killed at every step of a settlement and of a withdrawal, before a wallet that misbehaves: each
+//! payment is made once.
 
 #![expect(
     clippy::unwrap_used,
@@ -19,13 +20,16 @@ use chain::{Fault, HoldAt};
 use credit_manager::settlement::gridcoin::Mode;
 use proptest::prelude::RngExt as _;
 use proptest::test_runner::{RngAlgorithm, TestRng};
+use proto::credit::v1::{Withdrawal, WithdrawalState};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use service::{CORE_SECOND, Client, DEADLINE, grc};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use units::SessionId;
+use uuid::Uuid;
 use wallet::{DaemonWorld, FOREIGN};
 
 const USERS: [&str; 2] = ["alice", "bob"];
@@ -34,12 +38,19 @@ const USERS: [&str; 2] = ["alice", "bob"];
 /// killed process left in the socket.
 const LATE: Duration = Duration::from_millis(200);
 
-/// Where in a settlement the process is killed.
+/// What makes the process pay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Occasion {
+    Charge,
+    Withdrawal,
+}
+
+/// Where on the way to a payment the process is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
-    /// As soon as the charge is acknowledged, while the outbox is perhaps being written.
-    Charged,
-    /// The outbox is written; what the wallet hears is no payment yet. (`addresses` mode only.)
+    /// As soon as the charge or the withdrawal is acknowledged, while the outbox is perhaps being written.
+    Acknowledged,
+    /// The wallet hears of an address, and not of a payment yet. (Not of moves.)
     AddressAsked,
     /// The outbox is written; the wallet turned the request away at the door.
     TurnedAway,
@@ -51,7 +62,7 @@ enum Step {
     Made,
     /// The reply is sent; whether it was written down is a matter of luck.
     Answered,
-    /// The reply came, and the fee is being asked for. (`addresses` mode only.)
+    /// The reply came, and the fee is being asked for. (Not of moves.)
     FeeAsked,
     /// The reply was lost, and the wallet is being asked whether the payment was made.
     Searching,
@@ -61,7 +72,7 @@ enum Step {
 
 impl Step {
     const ALL: [Self; 10] = [
-        Self::Charged,
+        Self::Acknowledged,
         Self::AddressAsked,
         Self::TurnedAway,
         Self::Requested,
@@ -124,15 +135,28 @@ impl Process {
     }
 }
 
+/// A withdrawal that was asked for.
+#[derive(Clone, Debug)]
+struct Order {
+    id: String,
+    name: &'static str,
+    amount: i64,
+}
+
+impl Order {
+    async fn place(&self, client: &mut Client) -> Result<Withdrawal, tonic::Status> {
+        client.withdraw(&self.id, self.name, FOREIGN, self.amount).await
+    }
+}
+
 /// The chain, the process before it, and what the users' containers have used so far.
 struct Trial {
     world: DaemonWorld,
     mode: Mode,
-    /// The call that makes a payment.
-    method: &'static str,
     folder: tempfile::TempDir,
     rng: TestRng,
     used: BTreeMap<&'static str, (SessionId, u64)>,
+    orders: Vec<Order>,
     kills: usize,
 }
 
@@ -140,13 +164,15 @@ impl Trial {
     async fn new(mode: Mode) -> Self {
         let world = DaemonWorld::start(mode).await;
         let folder = tempfile::tempdir().unwrap();
-        let (mode_key, method) = match mode {
-            Mode::Accounts => ("accounts", "move"),
-            Mode::Addresses => ("addresses", "sendtoaddress"),
+        let mode_key = match mode {
+            Mode::Accounts => "accounts",
+            Mode::Addresses => "addresses",
         };
         let receiver = match mode {
             Mode::Accounts => String::new(),
-            Mode::Addresses => format!("receiver_address = \"{FOREIGN}\""),
+            Mode::Addresses => {
+                format!(r#"receivers = [{{ name = "provider", share = 1, address = "{FOREIGN}" }}]"#)
+            }
         };
         let password = folder.path().join("password");
         std::fs::write(&password, "test\n").unwrap();
@@ -172,10 +198,10 @@ impl Trial {
         Self {
             world,
             mode,
-            method,
             folder,
             rng: TestRng::deterministic_rng(RngAlgorithm::ChaCha),
             used: BTreeMap::new(),
+            orders: Vec::new(),
             kills: 0,
         }
     }
@@ -208,16 +234,43 @@ impl Trial {
         }
     }
 
-    /// Reports more CPU time of one user, enough for a payment in either mode.
-    async fn charge(&mut self, process: &mut Process) {
+    /// Gives the process a reason to pay. What it answers may be lost with it, so the answer is not waited for here.
+    fn give(&mut self, occasion: Occasion, process: &Process) -> JoinHandle<()> {
         let name = USERS[self.rng.random_range(0..USERS.len())];
-        let (session, total) = self.used.get_mut(name).unwrap();
-        *total += self.rng.random_range(40 * CORE_SECOND..90 * CORE_SECOND);
-        process.client.report(*session, *total, 0).await.unwrap();
+        let mut client = process.client.clone();
+        match occasion {
+            Occasion::Charge => {
+                let (session, total) = self.used.get_mut(name).unwrap();
+                // Enough for a payment in either mode.
+                *total += self.rng.random_range(40 * CORE_SECOND..90 * CORE_SECOND);
+                let (session, total) = (*session, *total);
+                tokio::spawn(async move {
+                    client.report(session, total, 0).await.unwrap();
+                })
+            }
+            Occasion::Withdrawal => {
+                let order = Order {
+                    id: Uuid::now_v7().to_string(),
+                    name,
+                    amount: self.rng.random_range(grc("0.01")..grc("0.5")),
+                };
+                self.orders.push(order.clone());
+                tokio::spawn(async move { order.place(&mut client).await.map(drop).unwrap() })
+            }
+        }
+    }
+
+    /// The call that makes the payment.
+    fn method(&self, occasion: Occasion) -> &'static str {
+        match (self.mode, occasion) {
+            (Mode::Accounts, Occasion::Charge) => "move",
+            (Mode::Accounts, Occasion::Withdrawal) => "sendfrom",
+            (Mode::Addresses, _) => "sendtoaddress",
+        }
     }
 
     /// Sometimes makes the next payment go wrong in some way.
-    fn disturb(&mut self) {
+    fn disturb(&mut self, method: &str) {
         let faults = [
             Fault::Refuse,
             Fault::InternalError,
@@ -227,44 +280,46 @@ impl Trial {
         ];
         if self.rng.random_range(0..5) == 0 {
             let fault = faults[self.rng.random_range(0..faults.len())];
-            self.world.chain.set_fault(Some(self.method), fault, 1);
+            self.world.chain.set_fault(Some(method), fault, 1);
         }
     }
 
-    /// Lets the process settle a charge, kills it at this step, and starts the next.
-    async fn kill_at(&mut self, step: Step, mut process: Process) -> Process {
+    /// Lets the process make a payment, kills it at this step, and starts the next.
+    async fn kill_at(&mut self, step: Step, occasion: Occasion, mut process: Process) -> Process {
         let chain = self.world.chain.clone();
+        let method = self.method(occasion);
+        chain.clear_faults();
         if step.may_be_disturbed() {
-            self.disturb();
-        } else {
-            chain.clear_faults();
+            self.disturb(method);
         }
         let (call, place) = match step {
-            Step::Charged | Step::Booked => {
-                self.charge(&mut process).await;
+            Step::Acknowledged | Step::Booked => {
+                self.give(occasion, &process).await.unwrap();
                 if step == Step::Booked {
                     self.until_quiet(&mut process).await;
                 }
                 self.kill(process).await;
-                return self.start().await;
+                return self.restart().await;
             }
             Step::AddressAsked => ("validateaddress", HoldAt::Request),
             Step::FeeAsked => ("gettransaction", HoldAt::Request),
             Step::TurnedAway => {
-                chain.set_fault(Some(self.method), Fault::Unauthorised, 1);
-                (self.method, HoldAt::Reply)
+                chain.set_fault(Some(method), Fault::Unauthorised, 1);
+                (method, HoldAt::Reply)
             }
             Step::Searching => {
-                chain.set_fault(Some(self.method), Fault::DropReply, 1);
+                chain.set_fault(Some(method), Fault::DropReply, 1);
                 ("listtransactions", HoldAt::Request)
             }
-            Step::Requested | Step::CarriedOutLate => (self.method, HoldAt::Request),
-            Step::Made | Step::Answered => (self.method, HoldAt::Reply),
+            Step::Requested | Step::CarriedOutLate => (method, HoldAt::Request),
+            Step::Made | Step::Answered => (method, HoldAt::Reply),
         };
         let mut held = chain.hold(call, place);
-        self.charge(&mut process).await;
+        let given = self.give(occasion, &process);
         let reached = tokio::time::timeout(DEADLINE, held.reached()).await;
         reached.unwrap_or_else(|_| panic!("the process never came to {step:?}"));
+        // The process dies, and perhaps its answer with it.
+        given.abort();
         match step {
             Step::Answered => {
                 held.release();
@@ -285,7 +340,16 @@ impl Trial {
                 drop(held);
             }
         }
-        self.start().await
+        self.restart().await
+    }
+
+    /// Starts the next process, and asks it again for the withdrawal that was asked for last.
+    async fn restart(&self) -> Process {
+        let mut process = self.start().await;
+        if let Some(order) = self.orders.last() {
+            order.place(&mut process.client).await.unwrap();
+        }
+        process
     }
 
     /// Waits until everything worth a payment is paid.
@@ -299,10 +363,10 @@ impl Trial {
                 .sum();
             let left = match self.mode {
                 Mode::Accounts => due,
-                Mode::Addresses => due + balances.get("earnings").copied().unwrap_or_default(),
+                Mode::Addresses => due + balances.get("earnings:provider").copied().unwrap_or_default(),
             };
-            // Less than a block of coins, and the reserve for fees.
-            if left < grc("0.06") {
+            // Less than a block of coins, and the reserve for fees; and no withdrawal is under way.
+            if left < grc("0.06") && balances.get("outbox").copied().unwrap_or_default() == 0 {
                 return;
             }
             assert!(Instant::now() < deadline, "not quiet: {balances:?}");
@@ -322,26 +386,32 @@ impl Trial {
                     let owned = of(&format!("user:{name}")) + of(&format!("due:{name}"));
                     assert_eq!(mirrored[name].halfords(), owned, "{name}");
                 }
-                assert_eq!(mirrored["gridfaas"].halfords(), of("earnings"));
+                assert_eq!(mirrored["earnings:gridfaas"].halfords(), of("earnings:gridfaas"));
             }
             Mode::Addresses => {
                 let coins: Box<RawValue> = self.world.rpc("getbalance", r#"["*", 3]"#).await;
                 assert_eq!(grc(coins.get()), -of("chain"));
             }
         }
-        let kind = match self.mode {
-            Mode::Accounts => "settlement",
-            Mode::Addresses => "withdrawal",
+        // Where settling moves no coins, it is the ledger's own affair.
+        let is_payment = |kind: &str| match self.mode {
+            Mode::Accounts => ["settlement", "payout"].contains(&kind),
+            Mode::Addresses => kind == "payout",
         };
         let booked: BTreeMap<String, i64> = process
             .client
             .transfers()
             .await
             .into_iter()
-            .filter(|transfer| transfer.kind == kind)
+            .filter(|transfer| is_payment(&transfer.kind))
             .map(|transfer| (transfer.reference, transfer.amount_halfords))
             .collect();
         assert_eq!(self.payments().await, booked);
+        for Order { id, name, amount } in &self.orders {
+            let done = process.client.until_withdrawn(id).await;
+            assert_eq!(done.state(), WithdrawalState::Done);
+            assert_eq!((done.user.as_str(), done.amount_halfords), (*name, *amount));
+        }
         process.client.assert_sound().await;
     }
 
@@ -379,17 +449,17 @@ async fn every_payment_is_made_once_through_kills(mode: Mode) {
     let mut trial = Trial::new(mode).await;
     let mut process = trial.start().await;
     trial.prepare(&mut process).await;
-    for _ in 0..3 {
+    for occasion in [Occasion::Charge, Occasion::Withdrawal].repeat(2) {
         for step in Step::ALL {
-            if mode == Mode::Accounts && matches!(step, Step::AddressAsked | Step::FeeAsked) {
-                continue;
+            let is_send = trial.method(occasion) != "move";
+            if is_send || !matches!(step, Step::AddressAsked | Step::FeeAsked) {
+                process = trial.kill_at(step, occasion, process).await;
+                trial.until_quiet(&mut process).await;
             }
-            process = trial.kill_at(step, process).await;
-            trial.until_quiet(&mut process).await;
         }
     }
     trial.world.chain.clear_faults();
-    assert!(trial.kills >= 24);
+    assert!(trial.kills >= 40);
     trial.assert_settled_once(&mut process).await;
 }
 

@@ -10,9 +10,11 @@ mod service;
 #[expect(dead_code, reason = "the other tests use the rest")]
 mod wallet;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use credit_manager::config::ReceiverConfig;
 use credit_manager::settlement::fake::{Failure, FakeWallet};
 use credit_manager::settlement::gridcoin::Mode;
 use credit_manager::settlement::wallet::Wallet as _;
@@ -29,6 +31,14 @@ async fn use_up(service: &mut Service, name: &str, core_seconds: u64) {
         .close(session, core_seconds * CORE_SECOND, Outcome::Succeeded)
         .await
         .unwrap();
+}
+
+fn receiver(name: &str, share: u32, address: Option<&str>) -> ReceiverConfig {
+    ReceiverConfig {
+        name: name.parse().unwrap(),
+        share,
+        address: address.map(|address| address.parse().unwrap()),
+    }
 }
 
 fn amounts(texts: &[&str]) -> Vec<Amount> {
@@ -144,7 +154,7 @@ async fn earnings_of_all_users_are_sent_in_one_payment_and_the_fee_is_in_the_led
     let folder = tempfile::tempdir().unwrap();
     let wallet = Arc::new(FakeWallet::new());
     let mut config = config(folder.path(), "addresses");
-    config.receiver_address = Some(wallet::FOREIGN.to_owned());
+    config.receivers = vec![receiver("provider", 1, Some(wallet::FOREIGN))];
     let mut service = Service::start(config, wallet.clone()).await;
     for name in ["alice", "bob"] {
         let address = service.user(name, "0").await.deposit_address.parse().unwrap();
@@ -181,6 +191,53 @@ async fn earnings_of_all_users_are_sent_in_one_payment_and_the_fee_is_in_the_led
     wallet.assert_quiet();
     service.assert_sound().await;
     service.stop().await.unwrap();
+}
+
+/// What each account was credited with by settlements.
+async fn settled(service: &mut Service) -> BTreeMap<String, i64> {
+    let mut settled = BTreeMap::new();
+    for transfer in service.transfers().await {
+        if transfer.kind == "settlement" {
+            *settled.entry(transfer.credit_account).or_default() += transfer.amount_halfords;
+        }
+    }
+    settled
+}
+
+#[tokio::test]
+async fn what_is_settled_is_split_to_the_halford_also_across_a_crash() {
+    for mode in ["accounts", "addresses"] {
+        let folder = tempfile::tempdir().unwrap();
+        let wallet = Arc::new(FakeWallet::new());
+        let mut config = config(folder.path(), mode);
+        config.receivers = vec![receiver("provider", 800, None), receiver("project", 200, None)];
+        let mut service = Service::start(config.clone(), wallet.clone()).await;
+        let address = service.user("alice", "0").await.deposit_address.parse().unwrap();
+        wallet.deposit(&address, &amounts(&["10"]));
+        wallet.mine(10);
+        service.until("alice", |user| user.balance_halfords > 0).await;
+        let mut sum = 0;
+        // 50 core-seconds cost 8,333,333 halfords, which 800 and 200 do not divide.
+        for round in 1..=5 {
+            wallet.fail_payment(Failure::LostReply);
+            wallet.fail_payment(Failure::LostRequest);
+            use_up(&mut service, "alice", 50).await;
+            // In the middle of it, the service is started again.
+            service.stop().await.unwrap();
+            service = Service::start(config.clone(), wallet.clone()).await;
+            sum += 8_333_333;
+            service.until_settled(sum).await;
+            let settled = settled(&mut service).await;
+            let parts = [settled["earnings:provider"], settled["earnings:project"]];
+            assert_eq!(parts.iter().sum::<i64>(), sum, "{mode}, round {round}");
+            for (part, share) in parts.into_iter().zip([800, 200]) {
+                let drift = part * 1_000 - sum * share;
+                assert!(drift.abs() < 1_000, "{mode}, round {round}: off by {drift}/1000");
+            }
+        }
+        service.assert_sound().await;
+        service.stop().await.unwrap();
+    }
 }
 
 #[tokio::test]
@@ -221,7 +278,7 @@ async fn the_daemons_accounts_follow_the_ledger_through_lost_replies() {
     );
     let mirrored = world.accounts().await;
     assert_eq!(mirrored["alice"].halfords(), grc("1.4"));
-    assert_eq!(mirrored["gridfaas"].halfords(), grc("0.6"));
+    assert_eq!(mirrored["earnings:gridfaas"].halfords(), grc("0.6"));
     service.assert_sound().await;
     service.stop().await.unwrap();
 }

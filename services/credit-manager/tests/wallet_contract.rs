@@ -89,7 +89,8 @@ impl World for DaemonWorld {
     fn disturb(&self, disturbance: Disturbance, route: &Route) {
         let method = match route {
             Route::Move { .. } => "move",
-            Route::Send { .. } => "sendtoaddress",
+            Route::Send { from: Some(_), .. } => "sendfrom",
+            Route::Send { from: None, .. } => "sendtoaddress",
         };
         let fault = match disturbance {
             Disturbance::LostRequest => chain::Fault::Refuse,
@@ -281,7 +282,14 @@ async fn coins_are_not_sent_to_oneself(world: &impl World) {
     funded(world).await;
     let wallet = world.wallet();
     let to = wallet.deposit_address(&user("alice")).await.unwrap();
-    let own = payment("settle:1", "1", &Route::Send { to: to.clone() });
+    let own = payment(
+        "settle:1",
+        "1",
+        &Route::Send {
+            from: None,
+            to: to.clone(),
+        },
+    );
     let err = wallet.pay(&own).await.unwrap_err();
     assert!(err.to_string().contains(to.as_str()), "{err}");
     assert!(!err.is_unclear() && !err.is_transient());
@@ -290,20 +298,37 @@ async fn coins_are_not_sent_to_oneself(world: &impl World) {
 
 async fn nobody_pays_what_is_not_there(world: &impl World) {
     let wallet = world.wallet();
-    let too_much = payment("settle:1", "1", &Route::Send { to: world.foreign() });
+    let too_much = payment(
+        "settle:1",
+        "1",
+        &Route::Send {
+            from: None,
+            to: world.foreign(),
+        },
+    );
     let err = wallet.pay(&too_much).await.unwrap_err();
     assert!(err.to_string().contains("Insufficient funds"), "{err}");
     assert!(!err.is_unclear());
 }
 
 async fn an_amount_of_nothing_is_refused(world: &impl World) {
-    let nothing = payment("settle:1", "0", &Route::Send { to: world.foreign() });
+    let nothing = payment(
+        "settle:1",
+        "0",
+        &Route::Send {
+            from: None,
+            to: world.foreign(),
+        },
+    );
     let err = world.wallet().pay(&nothing).await.unwrap_err();
     assert!(!err.is_unclear() && !err.is_transient(), "{err}");
 }
 
 fn send<W: World>(world: &W) -> Vec<Route> {
-    vec![Route::Send { to: world.foreign() }]
+    vec![Route::Send {
+        from: None,
+        to: world.foreign(),
+    }]
 }
 
 fn send_and_move<W: World>(world: &W) -> Vec<Route> {
@@ -311,7 +336,12 @@ fn send_and_move<W: World>(world: &W) -> Vec<Route> {
         from: "alice".to_owned(),
         to: "provider".to_owned(),
     };
-    vec![between, Route::Send { to: world.foreign() }]
+    let from_an_account = Route::Send {
+        from: Some("bank".to_owned()),
+        to: world.foreign(),
+    };
+    let from_all = send(world).remove(0);
+    vec![between, from_an_account, from_all]
 }
 
 #[tokio::test]

@@ -16,5 +16,5 @@ pub use capacity::{MilliCores, MilliCoresError};
 pub use cpu_time::CpuTime;
 pub use ids::{ContainerId, FunctionName, NameError, NodeId, SessionId, TaskId, UserName};
 pub use price::{CpuPrice, PriceError};
-pub use standing::{Billing, Grant, Policy, Restriction, Standing, UnknownWord};
+pub use standing::{Billing, Grant, OnShortage, Policy, Restriction, Standing, UnknownWord};
 pub use timestamp::Timestamp;

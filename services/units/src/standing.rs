@@ -83,6 +83,16 @@ words!(
 );
 
 words!(
+    /// What happens when a user's funds do not last for everything that runs.
+    OnShortage, "choice for a shortage" {
+        /// All go on, and are throttled and stopped together.
+        Together = "together",
+        /// The newest are stopped, so that the older ones go on.
+        NewestFirst = "newest-first",
+    }
+);
+
+words!(
     /// What a charge is made from.
     Billing, "billing type" {
         /// CPU time consumed, as the kernel counted it.

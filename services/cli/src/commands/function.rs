@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use proto::container::v1::NotifyRequest;
-use proto::credit::v1::{CreateFunctionRequest, ListFunctionsRequest};
+use proto::credit::v1::{CreateFunctionRequest, ListFunctionsRequest, UpdateFunctionRequest};
 use serde::Serialize;
 use service_kit::Chain;
 use units::{FunctionName, UserName};
 
 use crate::bucket::ObjectStore;
+use crate::commands::Limit;
 use crate::local_file::LocalFile;
 use crate::output::{Output, Show, pairs};
 use crate::stack::{Stack, told};
@@ -22,6 +23,8 @@ pub(crate) enum FunctionCommand {
     ///
     /// Can be repeated: what is given replaces what was there, and what is not given stays.
     Create(CreateArgs),
+    /// Change a function's terms
+    Set(SetArgs),
     /// List functions
     #[command(visible_alias = "ls")]
     List(ListArgs),
@@ -43,6 +46,14 @@ pub(crate) struct CreateArgs {
     /// How long its container stays when no task is there [default: 60]
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SetArgs {
+    name: FunctionName,
+    /// The most that its tasks may cost an hour, in GRC, or off
+    #[arg(long, value_name = "AMOUNT", required = true)]
+    max_spend: Limit,
 }
 
 #[derive(Debug, Args)]
@@ -82,6 +93,7 @@ impl Show for Created {
 pub(crate) async fn run(command: FunctionCommand, stack: &Stack, output: Output) -> anyhow::Result<()> {
     match command {
         FunctionCommand::Create(args) => create(args, stack, output).await,
+        FunctionCommand::Set(args) => set(args, stack, output).await,
         FunctionCommand::List(args) => list(args, stack, output).await,
     }
 }
@@ -169,6 +181,21 @@ async fn notify(stack: &Stack, function: &FunctionName, output: Output) {
     {
         output.say(format!("warning: {}", Chain(err.as_ref())));
     }
+}
+
+async fn set(args: SetArgs, stack: &Stack, output: Output) -> anyhow::Result<()> {
+    let request = UpdateFunctionRequest {
+        name: args.name.into(),
+        max_spend_halfords_per_hour: Some(args.max_spend.halfords()),
+    };
+    let reply = stack
+        .accounts()
+        .await?
+        .update_function(request)
+        .await
+        .map_err(told)?;
+    let function = Function::from(reply.into_inner().function.unwrap_or_default());
+    output.show(&Functions(vec![function]))
 }
 
 async fn list(args: ListArgs, stack: &Stack, output: Output) -> anyhow::Result<()> {

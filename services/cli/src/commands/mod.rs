@@ -16,8 +16,11 @@ pub(crate) mod submit;
 pub(crate) mod up;
 pub(crate) mod user;
 pub(crate) mod version;
+pub(crate) mod withdraw;
 
 use std::process::ExitCode;
+
+use anyhow::Context as _;
 
 use crate::args::{Cli, Command};
 use crate::output::Output;
@@ -44,6 +47,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Balance(args) => balance::run(args, &stack, output).await.map(done),
         Command::Statement(args) => statement::run(args, &stack, output).await.map(done),
         Command::Ledger(command) => ledger::run(command, &stack, output).await,
+        Command::Withdraw(args) => withdraw::run(args, &stack, output).await.map(done),
         Command::Audit(_) => audit::run(&stack, output).await,
         Command::Completions(args) => completions::run(args).map(done),
         Command::Version(_) => version::run(output).map(done),
@@ -59,4 +63,28 @@ fn more_than_zero(text: &str) -> anyhow::Result<units::Amount> {
     let amount: units::Amount = text.parse()?;
     anyhow::ensure!(amount.is_positive(), "the amount must be more than 0");
     Ok(amount)
+}
+
+/// An amount that may not be exceeded, or `off`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Limit(Option<units::Amount>);
+
+impl Limit {
+    /// As the services are told: 0 takes the limit away.
+    fn halfords(self) -> i64 {
+        self.0.map_or(0, units::Amount::halfords)
+    }
+}
+
+impl std::str::FromStr for Limit {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        match text {
+            "off" => Ok(Self(None)),
+            amount => more_than_zero(amount)
+                .map(|limit| Self(Some(limit)))
+                .context("a limit is an amount of GRC, or `off`"),
+        }
+    }
 }

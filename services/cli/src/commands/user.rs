@@ -7,16 +7,16 @@ use clap::{Args, Subcommand, ValueEnum};
 use proto::credit::v1::account_service_client::AccountServiceClient;
 use proto::credit::v1::{
     self as credit, CreateUserRequest, GetUserRequest, ListTransfersRequest, ListUsersRequest,
-    UpdateUserRequest,
+    ListWithdrawalsRequest, UpdateUserRequest,
 };
 use serde::Serialize;
 use tonic::transport::Channel;
-use units::{Amount, Billing, CpuTime, Policy, UserName};
+use units::{Amount, Billing, CpuTime, OnShortage, Policy, UserName};
 
-use crate::commands::more_than_zero;
+use crate::commands::{Limit, more_than_zero};
 use crate::output::{Output, Show, pairs};
 use crate::stack::{Stack, told};
-use crate::view::{User, Users};
+use crate::view::{User, Users, Withdrawal, Withdrawals};
 
 /// Often enough to feel prompt beside a block every second.
 const POLL: Duration = Duration::from_millis(200);
@@ -32,6 +32,8 @@ pub(crate) enum UserCommand {
     Address(UserArg),
     /// Send a user coins of the development chain
     Fund(FundArgs),
+    /// List what a user withdrew, the newest first
+    Withdrawals(UserArg),
     /// Change a user's terms; what is not said stays
     Set(SetArgs),
 }
@@ -75,6 +77,15 @@ pub(crate) struct SetArgs {
     /// What one GRC buys; tasks that run keep their price
     #[arg(long, value_name = "N", group = "terms", value_parser = clap::value_parser!(u32).range(1..))]
     core_seconds_per_grc: Option<u32>,
+    /// Refuse new tasks that the balance would not last this many seconds with; 0 refuses none
+    #[arg(long, value_name = "SECONDS", group = "terms")]
+    min_runway: Option<u32>,
+    /// When the balance does not last for all that runs: together (all come to zero) or newest-first (the newest stop)
+    #[arg(long, value_name = "WHO", group = "terms")]
+    on_shortage: Option<OnShortage>,
+    /// The most that all tasks may cost an hour, in GRC, or off
+    #[arg(long, value_name = "AMOUNT", group = "terms")]
+    max_spend: Option<Limit>,
     /// Off: never billed and never stopped
     #[arg(long, value_name = "ON|OFF", group = "terms")]
     accounting: Option<Switch>,
@@ -113,6 +124,17 @@ pub(crate) async fn run(command: UserCommand, stack: &Stack, output: Output) -> 
                 deposit_address: user.deposit_address,
             })
         }
+        UserCommand::Withdrawals(UserArg { name }) => {
+            let request = ListWithdrawalsRequest {
+                user: name.into(),
+                limit: 0,
+            };
+            let reply = accounts.list_withdrawals(request).await.map_err(told)?;
+            let withdrawals = reply.into_inner().withdrawals;
+            output.show(&Withdrawals(
+                withdrawals.into_iter().map(Withdrawal::from).collect(),
+            ))
+        }
         UserCommand::Fund(args) => fund(args, &mut accounts, stack, output).await,
         UserCommand::Set(args) => {
             let reply = accounts.update_user(args.into_request()).await.map_err(told)?;
@@ -133,6 +155,11 @@ impl SetArgs {
                 .core_seconds_per_grc
                 .map(|seconds| CpuTime::from_secs(seconds.into()).micros()),
             accounting: self.accounting.map(|switch| switch == Switch::On),
+            min_runway_s: self.min_runway.map(u64::from),
+            on_shortage: self
+                .on_shortage
+                .map(|on_shortage| credit::OnShortage::from(on_shortage).into()),
+            max_spend_halfords_per_hour: self.max_spend.map(Limit::halfords),
         }
     }
 }

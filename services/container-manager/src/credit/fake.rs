@@ -1,7 +1,8 @@
 //! A credit-manager in memory, for tests: licenses, remembers, and says what the test wants.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::StreamExt as _;
@@ -9,12 +10,13 @@ use futures::stream::BoxStream;
 use tokio::sync::broadcast;
 use tokio_stream::wrappers::BroadcastStream;
 use units::{
-    Amount, Billing, CpuPrice, CpuTime, FunctionName, Grant, Restriction, SessionId, Standing, TaskId,
-    UserName,
+    Amount, Billing, CpuPrice, CpuTime, FunctionName, Grant, MilliCores, Restriction, SessionId, Standing,
+    TaskId, UserName,
 };
 
 use super::{
-    Credit, CreditError, FunctionEntry, OpenSession, Opened, Push, Quote, Refusal, SessionState, Usage,
+    Account, Credit, CreditError, FunctionEntry, OpenSession, Opened, Push, Quote, Refusal, SessionState,
+    Usage,
 };
 use crate::layout::TaskKey;
 use crate::task::{Bill, Licence, Verdict};
@@ -37,6 +39,10 @@ struct Inner {
     restriction: Restriction,
     may_start: bool,
     revision: u64,
+    ceiling: Option<MilliCores>,
+    dismissed: BTreeSet<SessionId>,
+    /// Why every session is refused, if it is.
+    refusal: Option<Refusal>,
 }
 
 struct Session {
@@ -58,6 +64,9 @@ impl FakeCredit {
             restriction: Restriction::None,
             may_start: true,
             revision: 1,
+            ceiling: None,
+            dismissed: BTreeSet::new(),
+            refusal: None,
         };
         Self {
             inner: Mutex::new(inner),
@@ -85,6 +94,21 @@ impl FakeCredit {
             .map(|user| (user.clone(), may_start))
             .collect();
         let _nobody_watches = self.pushes.send(Push { states, gates });
+    }
+
+    /// The ceiling that every session is told with its next report.
+    pub fn limit(&self, ceiling: Option<MilliCores>) {
+        self.lock().ceiling = ceiling;
+    }
+
+    /// A session that is told with its next report to go.
+    pub fn dismiss(&self, session: SessionId) {
+        self.lock().dismissed.insert(session);
+    }
+
+    /// Refuses every session from now on, or no longer.
+    pub fn refuse(&self, refusal: Option<Refusal>) {
+        self.lock().refusal = refusal;
     }
 
     /// How the sessions ended, oldest first, with their totals.
@@ -131,6 +155,8 @@ impl Inner {
             grant: self.grant,
             balance: Amount::ZERO,
             revision: self.revision,
+            ceiling: self.ceiling,
+            dismissed: self.dismissed.contains(&session),
         }
     }
 }
@@ -149,8 +175,9 @@ impl Credit for FakeCredit {
         let Some(user) = inner.functions.get(&request.function).cloned() else {
             return Ok(refused(Refusal::UnknownFunction));
         };
-        if !inner.may_start {
-            return Ok(refused(Refusal::NoFunds));
+        let no_funds = (!inner.may_start).then_some(Refusal::NoFunds);
+        if let Some(refusal) = inner.refusal.or(no_funds) {
+            return Ok(refused(refusal));
         }
         let key = (request.function.clone(), request.key.clone());
         if inner
@@ -263,5 +290,20 @@ impl Credit for FakeCredit {
             may_start: inner.may_start,
         };
         Ok(inner.functions.iter().map(entry).collect())
+    }
+
+    /// One GRC, and a GRC an hour for each live session.
+    async fn account(&self, _user: &UserName) -> Result<Account, CreditError> {
+        let burn: Amount = self
+            .live_sessions()
+            .iter()
+            .map(|_| Amount::from_halfords(100_000_000))
+            .sum();
+        Ok(Account {
+            balance: Amount::from_halfords(100_000_000),
+            standing: Standing::Good,
+            burn,
+            runway: burn.is_positive().then_some(Duration::from_secs(3600)),
+        })
     }
 }

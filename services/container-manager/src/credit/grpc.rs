@@ -14,11 +14,11 @@ use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 use tower::ServiceExt as _;
 use tower::util::BoxCloneSyncService;
-use units::{Amount, CpuPrice, CpuTime, FunctionName, NodeId, SessionId};
+use units::{Amount, CpuPrice, CpuTime, FunctionName, MilliCores, NodeId, SessionId, UserName};
 
 use super::{
-    Credit, CreditError, Estimate, FunctionEntry, OpenSession, Opened, Push, Quote, Refusal, SessionState,
-    Usage,
+    Account, Credit, CreditError, Estimate, FunctionEntry, OpenSession, Opened, Push, Quote, Refusal,
+    SessionState, Usage,
 };
 use crate::task::{AttemptCost, Bill, Licence, Verdict};
 
@@ -219,6 +219,22 @@ impl Credit for GrpcCredit {
         };
         answer.functions.iter().map(entry).collect()
     }
+
+    async fn account(&self, user: &UserName) -> Result<Account, CreditError> {
+        let message = wire::GetUserRequest {
+            name: user.to_string(),
+        };
+        let answer = self.call(self.accounts.clone().get_user(message)).await?;
+        let user = answer
+            .user
+            .ok_or_else(|| InvalidField::new("user", "is not set"))?;
+        Ok(Account {
+            balance: Amount::from_halfords(user.balance_halfords),
+            standing: user.standing().try_into()?,
+            burn: Amount::from_halfords(user.burn_halfords_per_hour),
+            runway: user.runway_ms.map(Duration::from_millis),
+        })
+    }
 }
 
 fn licence(opened: &wire::SessionOpened) -> Result<Licence, CreditError> {
@@ -270,6 +286,8 @@ fn refusal(reason: wire::RefusalReason) -> Result<Refusal, CreditError> {
         wire::RefusalReason::AlreadyRunning => Ok(Refusal::AlreadyRunning),
         wire::RefusalReason::NoFunds => Ok(Refusal::NoFunds),
         wire::RefusalReason::CapSpent => Ok(Refusal::CapSpent),
+        wire::RefusalReason::Runway => Ok(Refusal::Runway),
+        wire::RefusalReason::SpendLimit => Ok(Refusal::SpendLimit),
         wire::RefusalReason::Unspecified => Err(InvalidField::new("reason", "is not set").into()),
     }
 }
@@ -286,6 +304,8 @@ fn session_state(state: &wire::SessionState) -> Result<SessionState, InvalidFiel
             .into(),
         balance: Amount::from_halfords(state.balance_halfords),
         revision: state.revision,
+        ceiling: state.ceiling_millicores.map(MilliCores::from_millicores),
+        dismissed: state.dismissed,
     })
 }
 

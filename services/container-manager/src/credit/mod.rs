@@ -3,6 +3,8 @@
 pub mod fake;
 mod grpc;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
@@ -43,6 +45,10 @@ pub enum Refusal {
     AlreadyRunning,
     NoFunds,
     CapSpent,
+    /// With it, the balance would not last the user's minimum runway.
+    Runway,
+    /// A spending limit leaves no room for it.
+    SpendLimit,
 }
 
 /// The whole current state of one session, as credit-manager sees it.
@@ -56,6 +62,10 @@ pub struct SessionState {
     pub balance: Amount,
     /// Grows with every change of the grant.
     pub revision: u64,
+    /// The most CPU it may have, so that a spending limit holds.
+    pub ceiling: Option<MilliCores>,
+    /// The user's funds do not last for it beside older work: it is to go back to the queue.
+    pub dismissed: bool,
 }
 
 /// One session's meter reading.
@@ -67,6 +77,17 @@ pub struct Usage {
     pub capacity: MilliCores,
     /// The newest revision that is being enforced.
     pub revision: u64,
+}
+
+/// A user's account, over all nodes.
+#[derive(Clone, Copy, Debug)]
+pub struct Account {
+    pub balance: Amount,
+    pub standing: Standing,
+    /// What running work costs an hour.
+    pub burn: Amount,
+    /// How long the balance lasts at that; `None` while nothing is used up.
+    pub runway: Option<Duration>,
 }
 
 /// A function, and whether its user may start new work.
@@ -121,6 +142,8 @@ pub trait Credit: Send + Sync + 'static {
     async fn quote(&self, function: &FunctionName, input_bytes: u64) -> Result<Quote, CreditError>;
 
     async fn functions(&self) -> Result<Vec<FunctionEntry>, CreditError>;
+
+    async fn account(&self, user: &UserName) -> Result<Account, CreditError>;
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -8,7 +8,7 @@ use service_kit::Chain;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{info, warn};
-use units::{Billing, CpuPrice, CpuTime, MilliCores, Restriction, SessionId};
+use units::{Billing, CpuTime, MilliCores, Restriction, SessionId};
 
 use super::{ContainerInfo, Signal};
 use crate::cgroup::{CgroupError, ContainerGroup, TaskGroup, Weight};
@@ -36,7 +36,6 @@ pub(super) struct LiveContainer {
 pub(super) struct LiveTask {
     pub(super) group: Arc<dyn TaskGroup>,
     pub(super) billing: Billing,
-    pub(super) price: CpuPrice,
     pub(super) cap_at: Option<CpuTime>,
     pub(super) state: SessionState,
     /// CPU time used, by the last reading.
@@ -85,6 +84,8 @@ impl LiveContainer {
             hardest = hardest.max(restriction);
             let signal = if task.cap_at.is_some_and(|cap| task.billed() >= cap) {
                 Signal::CapSpent
+            } else if task.state.dismissed {
+                Signal::Dismissed
             } else if restriction == Restriction::Stop {
                 Signal::Freeze
             } else {
@@ -114,6 +115,20 @@ impl LiveContainer {
         changed
     }
 
+    /// Each task's part of the allocation.
+    pub(super) fn allocation_each(&self) -> MilliCores {
+        let tasks = u32::try_from(self.tasks.len()).unwrap_or(u32::MAX).max(1);
+        MilliCores::from_millicores(self.allocation.millicores() / tasks)
+    }
+
+    /// What spending limits leave to its tasks together; `None` where none covers them.
+    fn ceiling(&self) -> Option<MilliCores> {
+        let ceilings = self.tasks.values().map(|task| task.state.ceiling);
+        ceilings
+            .sum::<Option<MilliCores>>()
+            .filter(|_| !self.tasks.is_empty())
+    }
+
     pub(super) fn until_next_mark(&self) -> Option<Duration> {
         let of = |task: &LiveTask| {
             restriction::until_next_mark(&task.state, task.cap_at, task.billed(), self.allocation)
@@ -130,6 +145,7 @@ impl LiveContainer {
             }),
             Err(_) => self.allocation,
         };
+        let desired = self.ceiling().map_or(desired, |ceiling| desired.min(ceiling));
         match self.restriction {
             Restriction::None => desired,
             Restriction::Throttle | Restriction::Stop => desired.min(self.limits.floor()),

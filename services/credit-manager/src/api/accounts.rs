@@ -1,6 +1,7 @@
 //! People's side: users, functions, history, audit.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use proto::credit::v1 as wire;
 use proto::credit::v1::account_service_server::AccountService;
@@ -8,23 +9,27 @@ use proto::{InvalidField, parse};
 use service_kit::Clock;
 use tonic::{Request, Response, Status};
 use tracing::info;
-use units::{Amount, Billing, CpuPrice, CpuTime, FunctionName, Policy, UserName};
+use units::{Amount, Billing, CpuPrice, CpuTime, FunctionName, OnShortage, Policy, UserName};
 
-use super::status::{from_audit, from_command, from_read, from_wallet};
+use super::status::{from_audit, from_command, from_read, from_wallet, from_withdraw};
 use super::wire_outcome;
-use crate::bank::{BankError, UserView};
+use crate::bank::{BankError, Sum, UserView, WithdrawalOrder};
 use crate::ledger::reader::SessionRecord;
 use crate::ledger::{Reader, Transfer, TransferId};
 use crate::quote::{self, Estimate};
 use crate::settlement::audit::Auditor;
-use crate::settlement::wallet::Wallet;
-use crate::users::{Settings, SettingsPatch, User};
+use crate::settlement::outbox::{Payout, PayoutState};
+use crate::settlement::wallet::{Route, Wallet};
+use crate::settlement::withdrawal::{self, Withdrawals};
+use crate::users::{Function, Settings, SettingsPatch, User};
 use crate::writer::{CommandError, Desk, Writer};
 
 /// Rows of a list that was asked for without a limit.
 const LIMIT: u32 = 100;
 /// Rows of any list: a message holds them easily.
 const LIMIT_MAX: u32 = 10_000;
+/// The journal and every product with a price hold it.
+const RUNWAY_SECS_MAX: u64 = 100 * 366 * 24 * 3600;
 
 pub struct AccountApi {
     pub writer: Writer,
@@ -32,6 +37,7 @@ pub struct AccountApi {
     pub wallet: Arc<dyn Wallet>,
     pub clock: Arc<dyn Clock>,
     pub auditor: Auditor,
+    pub withdrawals: Withdrawals,
     /// Of new users.
     pub settings: Settings,
 }
@@ -119,16 +125,38 @@ impl AccountService for AccountApi {
         request: Request<wire::CreateFunctionRequest>,
     ) -> Result<Response<wire::CreateFunctionResponse>, Status> {
         let message = request.into_inner();
-        let function: FunctionName = parse("name", &message.name)?;
+        let name: FunctionName = parse("name", &message.name)?;
         let user: UserName = parse("user", &message.user)?;
-        let name = function.clone();
-        let view = self
+        let (function, view) = self
             .call(move |desk| {
-                desk.bank.create_function(name, &user)?;
-                Ok(desk.bank.view(&user)?)
+                let function = desk.bank.create_function(name, &user)?;
+                Ok((function, desk.bank.view(&user)?))
             })
             .await?;
         Ok(Response::new(wire::CreateFunctionResponse {
+            function: Some(wire_function(&function, &view)),
+        }))
+    }
+
+    async fn update_function(
+        &self,
+        request: Request<wire::UpdateFunctionRequest>,
+    ) -> Result<Response<wire::UpdateFunctionResponse>, Status> {
+        let message = request.into_inner();
+        let name: FunctionName = parse("name", &message.name)?;
+        let max_spend = limit_an_hour(message.max_spend_halfords_per_hour)?;
+        let (function, view) = self
+            .call(move |desk| {
+                let function = match max_spend {
+                    Some(max_spend) => desk.bank.limit_function(&name, max_spend)?,
+                    None => desk.bank.function(&name)?.clone(),
+                };
+                let view = desk.bank.view(&function.user)?;
+                Ok((function, view))
+            })
+            .await?;
+        info!(function = %function.name, "function updated");
+        Ok(Response::new(wire::UpdateFunctionResponse {
             function: Some(wire_function(&function, &view)),
         }))
     }
@@ -144,14 +172,17 @@ impl AccountService for AccountApi {
                     desk.bank.view(user)?;
                 }
                 let functions = desk.bank.functions(user.as_ref()).into_iter();
-                let seen = functions.map(|(name, user)| Ok((name, desk.bank.view(&user)?)));
+                let seen = functions.map(|function| {
+                    let view = desk.bank.view(&function.user)?;
+                    Ok((function, view))
+                });
                 seen.collect::<Result<Vec<_>, CommandError>>()
             })
             .await?;
         Ok(Response::new(wire::ListFunctionsResponse {
             functions: functions
                 .iter()
-                .map(|(name, view)| wire_function(name, view))
+                .map(|(function, view)| wire_function(function, view))
                 .collect(),
         }))
     }
@@ -215,6 +246,62 @@ impl AccountService for AccountApi {
         }))
     }
 
+    async fn withdraw(
+        &self,
+        request: Request<wire::WithdrawRequest>,
+    ) -> Result<Response<wire::WithdrawResponse>, Status> {
+        let message = request.into_inner();
+        let amount = Amount::from_halfords(message.amount_halfords);
+        if amount.is_negative() {
+            return Err(InvalidField::new("amount_halfords", "is negative").into());
+        }
+        let order = WithdrawalOrder {
+            id: withdrawal::payment_id(parse("withdrawal_id", &message.withdrawal_id)?),
+            user: parse("user", &message.user)?,
+            to: parse("address", &message.address)?,
+            sum: if amount == Amount::ZERO {
+                Sum::All
+            } else {
+                Sum::Exactly(amount)
+            },
+        };
+        let payout = self.withdrawals.order(order).await;
+        Ok(Response::new(wire::WithdrawResponse {
+            withdrawal: Some(wire_withdrawal(&payout.map_err(|err| from_withdraw(&err))?)),
+        }))
+    }
+
+    async fn get_withdrawal(
+        &self,
+        request: Request<wire::GetWithdrawalRequest>,
+    ) -> Result<Response<wire::GetWithdrawalResponse>, Status> {
+        let id = request.into_inner().withdrawal_id;
+        let payment = withdrawal::payment_id(parse("withdrawal_id", &id)?);
+        let payout = self.call(move |desk| desk.payout(&payment)).await?;
+        let payout = payout.ok_or_else(|| Status::not_found(format!("there is no withdrawal `{id}`")))?;
+        Ok(Response::new(wire::GetWithdrawalResponse {
+            withdrawal: Some(wire_withdrawal(&payout)),
+        }))
+    }
+
+    async fn list_withdrawals(
+        &self,
+        request: Request<wire::ListWithdrawalsRequest>,
+    ) -> Result<Response<wire::ListWithdrawalsResponse>, Status> {
+        let message = request.into_inner();
+        let user: UserName = parse("user", &message.user)?;
+        let known = user.clone();
+        self.call(move |desk| Ok(desk.bank.view(&known)?)).await?;
+        let payouts = self
+            .reader
+            .withdrawals(user, limit(message.limit))
+            .await
+            .map_err(|err| from_read(&err))?;
+        Ok(Response::new(wire::ListWithdrawalsResponse {
+            withdrawals: payouts.iter().map(wire_withdrawal).collect(),
+        }))
+    }
+
     async fn audit(
         &self,
         _request: Request<wire::AuditRequest>,
@@ -251,6 +338,13 @@ fn settings_patch(message: &wire::UpdateUserRequest) -> Result<SettingsPatch, In
             )),
         });
     let policy = message.policy.map(|_| Policy::try_from(message.policy()));
+    let on_shortage = message
+        .on_shortage
+        .map(|_| OnShortage::try_from(message.on_shortage()));
+    if message.min_runway_s.is_some_and(|secs| secs > RUNWAY_SECS_MAX) {
+        let problem = format!("is more than a hundred years ({RUNWAY_SECS_MAX} s)");
+        return Err(InvalidField::new("min_runway_s", problem));
+    }
     let billing = message.billing.map(|_| Billing::try_from(message.billing()));
     Ok(SettingsPatch {
         min_balance: message.min_balance_halfords.map(Amount::from_halfords),
@@ -259,6 +353,9 @@ fn settings_patch(message: &wire::UpdateUserRequest) -> Result<SettingsPatch, In
         billing: billing.transpose()?,
         price: price.transpose()?,
         accounting: message.accounting,
+        min_runway: message.min_runway_s.map(Duration::from_secs),
+        on_shortage: on_shortage.transpose()?,
+        max_spend: limit_an_hour(message.max_spend_halfords_per_hour)?,
     })
 }
 
@@ -273,6 +370,16 @@ fn wire_estimate(found: &Estimate, price: CpuPrice) -> wire::QuoteEstimate {
         p50_amount_halfords: cost(found.p50),
         p90_amount_halfords: cost(found.p90),
     }
+}
+
+/// A limit to set, where 0 takes it away.
+fn limit_an_hour(halfords: Option<i64>) -> Result<Option<Option<Amount>>, InvalidField> {
+    let limit = halfords.map(Amount::from_halfords);
+    if limit.is_some_and(Amount::is_negative) {
+        let problem = "is negative (hint: 0 takes the limit away)";
+        return Err(InvalidField::new("max_spend_halfords_per_hour", problem));
+    }
+    Ok(limit.map(|limit| Some(limit).filter(|limit| limit.is_positive())))
 }
 
 /// A name, or none where the text is empty.
@@ -308,12 +415,20 @@ fn wire_user(view: &UserView) -> wire::User {
         accounting: settings.accounting,
         millicores: view.capacity.millicores(),
         live_sessions: u32::try_from(view.live_sessions).unwrap_or(u32::MAX),
+        min_runway_s: settings.min_runway.as_secs(),
+        on_shortage: wire::OnShortage::from(settings.on_shortage).into(),
+        max_spend_halfords_per_hour: settings.max_spend.map(Amount::halfords),
+        burn_halfords_per_hour: view.burn.halfords(),
+        runway_ms: view
+            .runway()
+            .map(|runway| u64::try_from(runway.as_millis()).unwrap_or(u64::MAX)),
     }
 }
 
-fn wire_function(name: &FunctionName, view: &UserView) -> wire::Function {
+fn wire_function(function: &Function, view: &UserView) -> wire::Function {
     wire::Function {
-        name: name.to_string(),
+        name: function.name.to_string(),
+        max_spend_halfords_per_hour: function.max_spend.map(Amount::halfords),
         user: view.user.name.to_string(),
         may_start: view.refusal.is_none(),
         refusal: view.refusal.clone().unwrap_or_default(),
@@ -334,6 +449,33 @@ pub(super) fn wire_transfer(transfer: &Transfer) -> wire::Transfer {
             .as_ref()
             .map(TransferId::to_string)
             .unwrap_or_default(),
+    }
+}
+
+fn wire_withdrawal(payout: &Payout) -> wire::Withdrawal {
+    let address = match &payout.payment.route {
+        Route::Send { to, .. } => to.to_string(),
+        Route::Move { .. } => String::new(),
+    };
+    let receipt = payout.state.receipt();
+    let state = match payout.state {
+        PayoutState::Unsent | PayoutState::InFlight | PayoutState::Unclear => wire::WithdrawalState::UnderWay,
+        PayoutState::Done(_) => wire::WithdrawalState::Done,
+        PayoutState::Failed(_) => wire::WithdrawalState::Failed,
+    };
+    wire::Withdrawal {
+        withdrawal_id: withdrawal::caller_id(&payout.payment.id).to_owned(),
+        user: payout.purpose.user().map(UserName::to_string).unwrap_or_default(),
+        address,
+        amount_halfords: payout.payment.amount.halfords(),
+        fee_halfords: receipt.map_or(0, |receipt| receipt.fee.halfords()),
+        state: state.into(),
+        txid: receipt
+            .and_then(|receipt| receipt.txid.clone())
+            .unwrap_or_default(),
+        failure: payout.state.failure().cloned().unwrap_or_default(),
+        created_at_ms: payout.created_at.unix_ms(),
+        changed_at_ms: payout.changed_at.unix_ms(),
     }
 }
 

@@ -22,6 +22,8 @@ fn wire_state(state: &SessionState) -> wire::SessionState {
         grant: Some(state.grant.into()),
         balance_halfords: state.balance.halfords(),
         revision: state.revision,
+        ceiling_millicores: state.ceiling.map(units::MilliCores::millicores),
+        dismissed: state.dismissed,
     }
 }
 

@@ -209,6 +209,8 @@ fn wire_refusal(refusal: Refusal) -> wire::RefusalReason {
         Refusal::AlreadyRunning => wire::RefusalReason::AlreadyRunning,
         Refusal::NoFunds => wire::RefusalReason::NoFunds,
         Refusal::CapSpent => wire::RefusalReason::CapSpent,
+        Refusal::Runway => wire::RefusalReason::Runway,
+        Refusal::SpendLimit => wire::RefusalReason::SpendLimit,
     }
 }
 

@@ -8,6 +8,7 @@ use crate::bank::BankError;
 use crate::ledger::reader::ReadError;
 use crate::settlement::audit::AuditError;
 use crate::settlement::wallet::WalletError;
+use crate::settlement::withdrawal::WithdrawError;
 use crate::writer::CommandError;
 
 /// An error with all its causes, as a status of this code.
@@ -30,8 +31,10 @@ fn bank_code(err: &BankError) -> Code {
         | BankError::UnknownSession(_)
         | BankError::UnknownPayment(_) => Code::NotFound,
         BankError::UserExists(_) | BankError::FunctionTaken { .. } => Code::AlreadyExists,
-        BankError::OpenedDifferently(_) | BankError::AlreadyClosed { .. } => Code::FailedPrecondition,
-        BankError::Total { .. } => Code::InvalidArgument,
+        BankError::OpenedDifferently(_) | BankError::AlreadyClosed { .. } | BankError::NotFree { .. } => {
+            Code::FailedPrecondition
+        }
+        BankError::Total { .. } | BankError::LimitTooLow { .. } => Code::InvalidArgument,
         BankError::AddressTaken(_) | BankError::Overflow(_) => Code::Internal,
     }
 }
@@ -50,4 +53,15 @@ pub(super) fn from_audit(err: &AuditError) -> Status {
 
 pub(super) fn from_wallet(err: &WalletError) -> Status {
     status(Code::Unavailable, err)
+}
+
+pub(super) fn from_withdraw(err: &WithdrawError) -> Status {
+    match err {
+        WithdrawError::BadAddress(_) | WithdrawError::OwnAddress(_) => status(Code::InvalidArgument, err),
+        WithdrawError::AskedDifferently(_) | WithdrawError::Wallet(WalletError::Locked) => {
+            status(Code::FailedPrecondition, err)
+        }
+        WithdrawError::Wallet(err) => from_wallet(err),
+        WithdrawError::Ledger(err) => from_command(err),
+    }
 }

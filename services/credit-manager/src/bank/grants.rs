@@ -30,6 +30,7 @@ impl Bank {
             let claim = session.holding.claim(&session.meter, session.capacity);
             state.purse.replace(grant::Claim::default(), claim);
             state.unposted = state.unposted.saturating_add(session.meter.unposted());
+            state.burn = state.burn.saturating_add(session.pace.burn());
         }
         self.sessions.insert(id, session);
     }
@@ -47,6 +48,7 @@ impl Bank {
             let claim = session.holding.claim(&session.meter, session.capacity);
             state.purse.replace(claim, grant::Claim::default());
             state.unposted = state.unposted.saturating_sub(session.meter.unposted());
+            state.burn = state.burn.saturating_sub(session.pace.burn());
         }
     }
 
@@ -54,7 +56,7 @@ impl Bank {
     pub(super) fn amend<T>(&mut self, id: SessionId, change: impl FnOnce(&mut Session) -> T) -> Option<T> {
         let session = self.sessions.get_mut(&id)?;
         let claim = session.holding.claim(&session.meter, session.capacity);
-        let unposted = session.meter.unposted();
+        let (unposted, burn) = (session.meter.unposted(), session.pace.burn());
         let outcome = change(session);
         if let Some(state) = self.users.get_mut(&session.user) {
             let changed = session.holding.claim(&session.meter, session.capacity);
@@ -63,6 +65,10 @@ impl Bank {
                 .unposted
                 .saturating_sub(unposted)
                 .saturating_add(session.meter.unposted());
+            state.burn = state
+                .burn
+                .saturating_sub(burn)
+                .saturating_add(session.pace.burn());
         }
         self.effects.stale.insert(id);
         Some(outcome)
@@ -78,6 +84,7 @@ impl Bank {
         for id in asked {
             somebody_starves |= self.regrant(*id, true);
         }
+        self.judge(user, cause);
         let gate_changed = self.note_gate(user);
         let everybody = gate_changed || somebody_starves || matches!(cause, Cause::Funds);
         if !everybody && !matches!(cause, Cause::Freed) {
@@ -178,6 +185,8 @@ impl Bank {
             grant,
             balance,
             revision: session.holding.revision(),
+            ceiling: state.ceilings.get(&id).copied(),
+            dismissed: state.dismissed.contains(&id),
         })
     }
 }
@@ -185,7 +194,7 @@ impl Bank {
 #[cfg(test)]
 mod tests {
     use tokio::time::Instant;
-    use units::{Amount, Billing, CpuPrice, CpuTime, MilliCores, Policy, TaskId, Timestamp};
+    use units::{Amount, Billing, CpuPrice, CpuTime, MilliCores, OnShortage, Policy, TaskId, Timestamp};
 
     use super::*;
     use crate::bank::{Now, OpenRequest, Usage};
@@ -220,6 +229,9 @@ mod tests {
                 billing: Billing::Used,
                 price: CpuPrice::DEFAULT,
                 accounting: true,
+                min_runway: std::time::Duration::ZERO,
+                on_shortage: OnShortage::Together,
+                max_spend: None,
             },
             created_at: Timestamp::default(),
         })
@@ -328,5 +340,37 @@ mod tests {
         .unwrap();
         assert!(bank.take_effects().news.contains(&second));
         assert_eq!(bank.state(second).unwrap().restriction, Restriction::None);
+    }
+
+    #[test]
+    fn the_runway_counts_what_runs_on_every_node_and_ends_when_nothing_is_used() {
+        let mut bank = bank(1_000_000_000);
+        let (here, there) = (open(&mut bank, "here"), open(&mut bank, "there"));
+        let start = Instant::now();
+        let mut tell = |seconds: u64, here_ms: u64, there_ms: u64| {
+            let now = Now {
+                wall: Timestamp::default(),
+                instant: start + std::time::Duration::from_secs(seconds),
+            };
+            let usage = |session, ms: u64| Usage {
+                session,
+                total: CpuTime::from_micros(ms * 1000),
+                capacity: MilliCores::ONE_CORE,
+                revision: 1,
+            };
+            let usages = [usage(here, here_ms), usage(there, there_ms)];
+            bank.report(&NODE.parse().unwrap(), &usages, now).unwrap();
+            let view = bank.view(&alice()).unwrap();
+            (view.burn.halfords(), view.runway().map(|runway| runway.as_secs()))
+        };
+        for second in 0..=20 {
+            tell(second, second * 1000, second * 500);
+        }
+        // A core and a half cost 9 GRC an hour, and 30 core-seconds are gone.
+        assert_eq!(tell(21, 21_000, 10_500), (900_000_000, Some(3979)));
+        for second in 22..=31 {
+            tell(second, 21_000, 10_500);
+        }
+        assert_eq!(tell(32, 21_000, 10_500), (0, None));
     }
 }

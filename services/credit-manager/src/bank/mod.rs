@@ -5,6 +5,7 @@
 //! [`writer`](crate::writer).
 
 mod grants;
+mod limits;
 mod money;
 mod sessions;
 mod users;
@@ -18,13 +19,15 @@ use units::{Amount, FunctionName, SessionId, Timestamp, UserName};
 use crate::grant::Holding;
 use crate::ledger::accounts::BalanceOverflow;
 use crate::ledger::{Account, Balances, Transfer};
+#[cfg(test)]
+use crate::pace::Pace;
 use crate::rating::TotalTooLarge;
 use crate::session::{Closed, Leases, Outcome, Session, Task};
-use crate::settlement::payout::Payout;
+use crate::settlement::outbox::{Payout, Purpose};
 use crate::settlement::wallet::{Address, Cursor, PaymentId};
-use crate::users::{User, UserState};
+use crate::users::{Function, User, UserState};
 
-pub use money::FEE_RESERVE;
+pub use money::{FEE_RESERVE, Sum, WithdrawalOrder};
 pub use sessions::{OpenRequest, Opened, Refusal, Usage};
 pub use users::UserView;
 
@@ -39,7 +42,7 @@ pub struct Now {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     User(User),
-    Function(FunctionName, UserName),
+    Function(Function),
     Task(Task),
     Opened(Box<Session>),
     Closed(Closed, Timestamp),
@@ -68,10 +71,14 @@ pub enum BankError {
     UnknownUser(UserName),
     #[error("there is a user `{0}` already")]
     UserExists(UserName),
+    #[error("there is no function `{0}` (hint: `gridfaas function list` shows what there is)")]
+    UnknownFunction(FunctionName),
+    #[error(
+        "{limit} GRC an hour are less than the least a container can run on, which costs {least} GRC (hint: set more)"
+    )]
+    LimitTooLow { limit: Amount, least: Amount },
     #[error("function `{function}` belongs to user `{owner}`")]
     FunctionTaken { function: FunctionName, owner: UserName },
-    #[error("there is no function `{0}` (hint: `gridfaas function list` shows which there are)")]
-    UnknownFunction(FunctionName),
     #[error("there is no session `{0}`")]
     UnknownSession(SessionId),
     #[error("session `{0}` was opened before with other content")]
@@ -88,6 +95,19 @@ pub enum BankError {
     AddressTaken(Address),
     #[error("there is no unfinished payment `{0}`")]
     UnknownPayment(PaymentId),
+    #[error(
+        "{user} cannot withdraw {}: at most {most} GRC are free (balance {balance} GRC, less {granted} GRC granted to \
+         running tasks and {FEE_RESERVE} GRC kept for the fee)",
+        asked.map_or_else(|| "all".to_owned(), |asked| format!("{asked} GRC"))
+    )]
+    NotFree {
+        user: UserName,
+        /// None: all.
+        asked: Option<Amount>,
+        most: Amount,
+        balance: Amount,
+        granted: Amount,
+    },
     #[error(transparent)]
     Overflow(#[from] BalanceOverflow),
 }
@@ -96,7 +116,7 @@ pub enum BankError {
 pub struct Bank {
     users: BTreeMap<UserName, UserState>,
     addresses: BTreeMap<Address, UserName>,
-    functions: BTreeMap<FunctionName, UserName>,
+    functions: BTreeMap<FunctionName, Function>,
     /// The live ones.
     sessions: BTreeMap<SessionId, Session>,
     /// Which session runs an object: at most one may (I10).
@@ -106,6 +126,8 @@ pub struct Bank {
     /// The unfinished ones.
     payouts: BTreeMap<PaymentId, Payout>,
     cursor: Option<Cursor>,
+    /// All charges ever settled, those on their way included: where the split between the receivers goes on.
+    settled: Amount,
     effects: Effects,
 }
 
@@ -125,19 +147,31 @@ impl Bank {
         self.effects = Effects::default();
     }
 
-    pub fn restore_function(&mut self, name: FunctionName, user: UserName) {
-        self.functions.insert(name, user);
+    pub fn restore_function(&mut self, function: Function) {
+        if let Some(owner) = self.users.get_mut(&function.user) {
+            owner.has_limited_functions |= function.max_spend.is_some();
+        }
+        self.functions.insert(function.name.clone(), function);
     }
 
     pub fn restore_session(&mut self, session: Session, now: Instant) {
         let user = session.user.clone();
         self.leases.renew(session.id, now);
         self.insert_session(session);
+        self.judge(&user, &grants::Cause::Funds);
         self.note_gate(&user);
         self.effects = Effects::default();
     }
 
+    /// `settled` is what the ledger booked; payouts on their way are restored by themselves.
+    pub fn restore_settled(&mut self, settled: Amount) {
+        self.settled = self.settled.saturating_add(settled);
+    }
+
     pub fn restore_payout(&mut self, payout: Payout) {
+        if matches!(payout.purpose, Purpose::Settlement { .. }) && !payout.is_booked {
+            self.settled = self.settled.saturating_add(payout.payment.amount);
+        }
         self.payouts.insert(payout.payment.id.clone(), payout);
     }
 
@@ -185,7 +219,7 @@ impl Bank {
     }
 
     /// Fails unless both answer everything alike. Leases and effects are not state, and of a holding counts what is
-    /// held, not by how many grants.
+    /// held, not by how many grants. A pace is no state either.
     #[cfg(test)]
     pub(crate) fn assert_same_state(&self, other: &Self) {
         let sessions = |bank: &Self| -> BTreeMap<SessionId, Session> {
@@ -193,6 +227,7 @@ impl Bank {
                 let holding = &session.holding;
                 Session {
                     holding: Holding::restored(holding.revision(), holding.newest(), holding.held()),
+                    pace: Pace::default(),
                     ..session.clone()
                 }
             };
@@ -202,12 +237,25 @@ impl Bank {
                 .collect()
         };
         assert_eq!(sessions(self), sessions(other));
-        assert_eq!(self.users, other.users);
+        // Paces, and with them how a limit is shared, are learnt anew after a restart.
+        let users = |bank: &Self| -> BTreeMap<UserName, UserState> {
+            let paceless = |state: &UserState| UserState {
+                burn: Amount::ZERO,
+                ceilings: BTreeMap::new(),
+                ..state.clone()
+            };
+            bank.users
+                .iter()
+                .map(|(name, state)| (name.clone(), paceless(state)))
+                .collect()
+        };
+        assert_eq!(users(self), users(other));
         assert_eq!(self.addresses, other.addresses);
         assert_eq!(self.functions, other.functions);
         assert_eq!(self.objects, other.objects);
         assert_eq!(self.balances, other.balances);
         assert_eq!(self.payouts, other.payouts);
         assert_eq!(self.cursor, other.cursor);
+        assert_eq!(self.settled, other.settled);
     }
 }

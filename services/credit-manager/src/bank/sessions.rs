@@ -11,6 +11,7 @@ use super::grants::Cause;
 use super::{Bank, BankError, Change, Now};
 use crate::grant::Holding;
 use crate::ledger::{Transfer, TransferId};
+use crate::pace::Pace;
 use crate::rating::Meter;
 use crate::session::{Bill, Closed, Outcome, Session, SessionState, Task};
 
@@ -47,6 +48,8 @@ pub enum Refusal {
     AlreadyRunning,
     NoFunds,
     CapSpent,
+    Runway,
+    SpendLimit,
 }
 
 /// One session's running totals.
@@ -78,7 +81,11 @@ impl Bank {
             self.leases.renew(request.session, now.instant);
             return self.licensed(request.session);
         }
-        let Some(name) = self.functions.get(&request.function).cloned() else {
+        let Some(name) = self
+            .functions
+            .get(&request.function)
+            .map(|function| function.user.clone())
+        else {
             let message = format!("function {} is not registered", request.function);
             return Ok(refused(Refusal::UnknownFunction, message));
         };
@@ -94,6 +101,9 @@ impl Bank {
         let settings = &user.user.settings;
         if let Err(message) = settings.may_start(&name, self.balance(user)) {
             return Ok(refused(Refusal::NoFunds, message));
+        }
+        if let Err((refusal, message)) = self.admit(&request, user) {
+            return Ok(refused(refusal, message));
         }
         let task = earlier
             .filter(|task| task.continues_with(&request.function, &request.key))
@@ -127,6 +137,7 @@ impl Bank {
             } else {
                 Grant::UNLIMITED
             }),
+            pace: Pace::default(),
         };
         self.effects.changes.push(Change::Task(task));
         self.effects
@@ -176,6 +187,8 @@ impl Bank {
             self.amend(id, |session| {
                 session.capacity = usage.capacity;
                 session.holding.acknowledge(usage.revision);
+                let (total, price) = (session.meter.total(), session.meter.price());
+                session.pace.observe(total, price, now.instant);
             });
             self.charge(id, now.wall, Meter::due)?;
         }

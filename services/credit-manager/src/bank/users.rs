@@ -1,10 +1,14 @@
 //! Users and their functions.
 
+use std::time::Duration;
+
 use units::{Amount, FunctionName, MilliCores, Standing, UserName};
 
 use super::grants::Cause;
+use super::limits::check_spending;
 use super::{Bank, BankError, Change};
-use crate::users::{SettingsPatch, User, UserState};
+use crate::pace;
+use crate::users::{Function, SettingsPatch, User, UserState};
 
 /// A user as people and the CLI see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +25,16 @@ pub struct UserView {
     pub refusal: Option<String>,
     /// Allocated to live sessions.
     pub capacity: MilliCores,
+    /// What they cost an hour at their present pace.
+    pub burn: Amount,
     pub live_sessions: usize,
+}
+
+impl UserView {
+    /// How long the balance lasts at the present pace; `None` while nothing is used up.
+    pub fn runway(&self) -> Option<Duration> {
+        pace::lasts(self.balance, self.burn)
+    }
 }
 
 impl Bank {
@@ -51,6 +64,7 @@ impl Bank {
             .get_mut(name)
             .ok_or_else(|| BankError::UnknownUser(name.clone()))?;
         let settings = state.user.settings.patched(patch);
+        check_spending(patch.max_spend.flatten(), &settings)?;
         if settings != state.user.settings {
             state.user.settings = settings;
             self.effects.changes.push(Change::User(state.user.clone()));
@@ -78,42 +92,79 @@ impl Bank {
             granted: state.purse.granted(),
             standing: settings.standing(balance),
             refusal: settings.may_start(&state.user.name, balance).err(),
+            burn: state.burn,
             capacity: capacities.map(|session| session.capacity).sum(),
             live_sessions: state.sessions.len(),
         }
     }
 
     /// Registers a function to the user who pays for it. The same again is no error.
-    pub fn create_function(&mut self, function: FunctionName, name: &UserName) -> Result<(), BankError> {
+    pub fn create_function(
+        &mut self,
+        function: FunctionName,
+        name: &UserName,
+    ) -> Result<Function, BankError> {
         self.user(name)?;
         match self.functions.get(&function) {
-            Some(owner) if owner == name => Ok(()),
-            Some(owner) => Err(BankError::FunctionTaken {
+            Some(known) if known.user == *name => Ok(known.clone()),
+            Some(known) => Err(BankError::FunctionTaken {
                 function,
-                owner: owner.clone(),
+                owner: known.user.clone(),
             }),
             None => {
-                self.effects
-                    .changes
-                    .push(Change::Function(function.clone(), name.clone()));
-                self.functions.insert(function, name.clone());
-                Ok(())
+                let function = Function {
+                    name: function,
+                    user: name.clone(),
+                    max_spend: None,
+                };
+                self.effects.changes.push(Change::Function(function.clone()));
+                self.functions.insert(function.name.clone(), function.clone());
+                Ok(function)
             }
         }
     }
 
     /// Who pays for a function.
     pub fn payer(&self, function: &FunctionName) -> Result<UserView, BankError> {
-        let unknown = || BankError::UnknownFunction(function.clone());
-        self.view(self.functions.get(function).ok_or_else(unknown)?)
+        self.view(&self.function(function)?.user)
+    }
+
+    pub fn function(&self, name: &FunctionName) -> Result<&Function, BankError> {
+        self.functions
+            .get(name)
+            .ok_or_else(|| BankError::UnknownFunction(name.clone()))
+    }
+
+    /// Sets a function's spending limit, an hour; `None` for none.
+    pub fn limit_function(
+        &mut self,
+        name: &FunctionName,
+        max_spend: Option<Amount>,
+    ) -> Result<Function, BankError> {
+        let unknown = || BankError::UnknownFunction(name.clone());
+        let function = self.functions.get_mut(name).ok_or_else(unknown)?;
+        let owner = function.user.clone();
+        let state = self
+            .users
+            .get_mut(&owner)
+            .ok_or_else(|| BankError::UnknownUser(owner.clone()))?;
+        check_spending(max_spend, &state.user.settings)?;
+        if function.max_spend != max_spend {
+            function.max_spend = max_spend;
+            self.effects.changes.push(Change::Function(function.clone()));
+            let limited = |function: &Function| function.user == owner && function.max_spend.is_some();
+            state.has_limited_functions = self.functions.values().any(limited);
+            self.share_out(&owner, &Cause::Funds);
+        }
+        self.functions.get(name).cloned().ok_or_else(unknown)
     }
 
     /// Every function, or every one of a user.
-    pub fn functions(&self, of: Option<&UserName>) -> Vec<(FunctionName, UserName)> {
+    pub fn functions(&self, of: Option<&UserName>) -> Vec<Function> {
         self.functions
-            .iter()
-            .filter(|(_, user)| of.is_none_or(|wanted| wanted == *user))
-            .map(|(function, user)| (function.clone(), user.clone()))
+            .values()
+            .filter(|function| of.is_none_or(|wanted| *wanted == function.user))
+            .cloned()
             .collect()
     }
 }

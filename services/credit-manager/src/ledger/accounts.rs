@@ -7,19 +7,25 @@ use std::str::FromStr;
 use units::{Amount, UserName};
 
 use super::Transfer;
+use crate::settlement::split::ReceiverName;
 
 /// A holder of a balance. A balance is what was credited less what was debited.
 ///
 /// ```text
-///          deposit               charge             settlement            withdrawal, fee
-/// chain ────────────► user:NAME ───────► due:NAME ────────────► earnings ────────────────► chain
+///          deposit               charge             settlement                   payout, fee
+/// chain ────────────► user:NAME ───────► due:NAME ────────────► earnings:RECEIVER ────────────► chain
+///                      │     ▲ withdrawn, refused; or left of what was kept for the fee              ▲
+///           withdrawal ▼     │                                                       payout, fee     │
+///                      outbox ────────────────────────────────────────────────────────────────────────┘
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Account {
     /// The world outside the ledger. Minus its balance is what the wallet owes to all the others.
     Chain,
-    /// What the provider earned and the wallet knows to be the provider's.
-    Earnings,
+    /// What a receiver earned and the wallet knows not to be the users' any more.
+    Earnings(ReceiverName),
+    /// What left users' accounts and has not left the wallet.
+    Outbox,
     /// What a user owns.
     User(UserName),
     /// What was charged to a user and is not settled: the wallet still counts it as the user's. Negative after a charge
@@ -35,7 +41,8 @@ impl fmt::Display for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Chain => f.write_str("chain"),
-            Self::Earnings => f.write_str("earnings"),
+            Self::Earnings(receiver) => f.write_str(&receiver.label()),
+            Self::Outbox => f.write_str("outbox"),
             Self::User(user) => write!(f, "user:{user}"),
             Self::Due(user) => write!(f, "due:{user}"),
         }
@@ -48,9 +55,11 @@ impl FromStr for Account {
     fn from_str(text: &str) -> Result<Self, AccountError> {
         let refused = || AccountError(text.to_owned());
         let named = |name: &str| name.parse().map_err(|_| refused());
+        let receiver = |name: &str| name.parse().map_err(|_| refused());
         match text.split_once(':') {
             None if text == "chain" => Ok(Self::Chain),
-            None if text == "earnings" => Ok(Self::Earnings),
+            None if text == "outbox" => Ok(Self::Outbox),
+            Some(("earnings", name)) => receiver(name).map(Self::Earnings),
             Some(("user", name)) => named(name).map(Self::User),
             Some(("due", name)) => named(name).map(Self::Due),
             _ => Err(refused()),
@@ -102,13 +111,14 @@ mod tests {
         let alice: UserName = "alice".parse().unwrap();
         for account in [
             Account::Chain,
-            Account::Earnings,
+            Account::Earnings("gridfaas".parse().unwrap()),
+            Account::Outbox,
             Account::User(alice.clone()),
             Account::Due(alice),
         ] {
             assert_eq!(account.to_string().parse(), Ok(account));
         }
-        for text in ["", "user", "user:", "user:Alice", "bank", "chain:x"] {
+        for text in ["", "user", "user:", "user:Alice", "bank", "chain:x", "earnings"] {
             assert_eq!(
                 text.parse::<Account>(),
                 Err(AccountError(text.to_owned())),

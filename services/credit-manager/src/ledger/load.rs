@@ -4,6 +4,7 @@ use rusqlite::OptionalExtension as _;
 use tokio::time::Instant;
 use units::{Amount, SessionId};
 
+use super::journal::PAYOUTS;
 use super::{Balances, Journal, rows};
 use crate::bank::Bank;
 use crate::session::Session;
@@ -25,10 +26,8 @@ impl Journal {
             bank.restore_user(user?);
         }
         let mut functions = self.connection.prepare("SELECT * FROM functions")?;
-        let function = |row: &rusqlite::Row<'_>| Ok((rows::text(row, "name")?, rows::text(row, "user")?));
-        for function in functions.query_map([], function)? {
-            let (name, user) = function?;
-            bank.restore_function(name, user);
+        for function in functions.query_map([], rows::function)? {
+            bank.restore_function(function?);
         }
         let mut live = self
             .connection
@@ -38,10 +37,16 @@ impl Journal {
         }
         let mut payouts = self
             .connection
-            .prepare("SELECT * FROM payments WHERE state <> 'done'")?;
+            .prepare(&format!("{PAYOUTS} WHERE state NOT IN ('done', 'failed')"))?;
         for payout in payouts.query_map([], rows::payout)? {
             bank.restore_payout(payout?);
         }
+        let settled: i64 = self.connection.query_row(
+            "SELECT coalesce(sum(amount), 0) FROM transfers WHERE kind = 'settlement'",
+            [],
+            |row| row.get(0),
+        )?;
+        bank.restore_settled(Amount::from_halfords(settled));
         let cursor = self
             .connection
             .query_row("SELECT cursor FROM scan", [], |row| row.get(0))

@@ -10,9 +10,11 @@ use units::{
 };
 
 use super::history::{Filter, Order, Span};
+use super::journal::PAYOUTS;
 use super::{Account, Transfer, TransferId, rows};
 use crate::quote::Sample;
 use crate::session::Outcome;
+use crate::settlement::outbox::Payout;
 
 /// Opens the journal anew for every question: each sees one moment, the last commit.
 #[derive(Clone, Debug)]
@@ -140,6 +142,19 @@ impl Reader {
                      WHERE tasks.function = ? AND outcome = 'succeeded' AND billing = ? ORDER BY tasks.id DESC LIMIT ?",
                 )?
                 .query_map(params![function.as_str(), billing.as_str(), limit], rows::sample)?
+                .collect()
+        })
+        .await
+    }
+
+    /// The newest withdrawals of a user, newest first, however they ended.
+    pub async fn withdrawals(&self, user: UserName, limit: u32) -> Result<Vec<Payout>, ReadError> {
+        self.ask(move |connection| {
+            connection
+                .prepare(&format!(
+                    "{PAYOUTS} WHERE purpose = 'withdrawal' AND user = ? ORDER BY created_at_ms DESC, id DESC LIMIT ?"
+                ))?
+                .query_map(params![user.as_str(), limit], rows::payout)?
                 .collect()
         })
         .await

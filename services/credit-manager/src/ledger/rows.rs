@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::str::FromStr;
+use std::time::Duration;
 
 use rusqlite::Row;
 use rusqlite::types::Type;
@@ -10,12 +11,13 @@ use units::{Amount, CpuPrice, CpuTime, Grant, MilliCores, Timestamp};
 use super::reader::SessionRecord;
 use super::{Kind, Transfer, TransferId};
 use crate::grant::Holding;
+use crate::pace::Pace;
 use crate::quote::Sample;
 use crate::rating::Meter;
 use crate::session::{AttemptCost, Closed, Outcome, Session, Task};
-use crate::settlement::payout::{Payout, PayoutState};
+use crate::settlement::outbox::{Payout, PayoutState, Purpose};
 use crate::settlement::wallet::{Payment, Receipt, Route};
-use crate::users::{Settings, User};
+use crate::users::{Function, Settings, User};
 
 /// A column's value is not what this crate wrote there.
 #[derive(Debug, thiserror::Error)]
@@ -93,8 +95,19 @@ pub(super) fn user(row: &Row<'_>) -> rusqlite::Result<User> {
             billing: text(row, "billing")?,
             price: price(row, "cpu_time_us_per_grc")?,
             accounting: row.get("accounting")?,
+            min_runway: Duration::from_secs(unsigned(row, "min_runway_s")?),
+            on_shortage: text(row, "on_shortage")?,
+            max_spend: optional_amount(row, "max_spend")?,
         },
         created_at: time(row, "created_at_ms")?,
+    })
+}
+
+pub(super) fn function(row: &Row<'_>) -> rusqlite::Result<Function> {
+    Ok(Function {
+        name: text(row, "name")?,
+        user: text(row, "user")?,
+        max_spend: optional_amount(row, "max_spend")?,
     })
 }
 
@@ -133,6 +146,7 @@ pub(super) fn session(row: &Row<'_>, task: Task, postings: Vec<Amount>) -> rusql
         } else {
             Holding::new(Grant::UNLIMITED)
         },
+        pace: Pace::default(),
     })
 }
 
@@ -198,14 +212,18 @@ pub(super) fn sample(row: &Row<'_>) -> rusqlite::Result<Sample> {
     })
 }
 
+/// A row of [`PAYOUTS`](super::journal::PAYOUTS).
 pub(super) fn payout(row: &Row<'_>) -> rusqlite::Result<Payout> {
+    let from: Option<String> = row.get("from_label")?;
     let route = match optional_text(row, "to_address")? {
-        Some(to) => Route::Send { to },
+        Some(to) => Route::Send { from, to },
         None => Route::Move {
-            from: row.get("from_label")?,
+            from: from.unwrap_or_default(),
             to: row.get("to_label")?,
         },
     };
+    let purpose: String = row.get("purpose")?;
+    let (user, receiver) = (optional_text(row, "user")?, optional_text(row, "receiver")?);
     let state: String = row.get("state")?;
     let receipt = optional_amount(row, "fee")?.map(|fee| {
         let txid = row.get("txid")?;
@@ -217,9 +235,12 @@ pub(super) fn payout(row: &Row<'_>) -> rusqlite::Result<Payout> {
             amount: amount(row, "amount")?,
             route,
         },
-        user: optional_text(row, "user")?,
-        state: PayoutState::restored(&state, receipt.transpose()?)
+        purpose: Purpose::restored(&purpose, user, receiver)
+            .ok_or_else(|| conversion(UnknownWord(purpose)))?,
+        state: PayoutState::restored(&state, receipt.transpose()?, row.get("failure")?)
             .ok_or_else(|| conversion(UnknownWord(state)))?,
+        is_booked: row.get("is_booked")?,
+        created_at: time(row, "created_at_ms")?,
         changed_at: time(row, "changed_at_ms")?,
     })
 }

@@ -7,12 +7,16 @@ CREATE TABLE users (
     billing TEXT NOT NULL,
     cpu_time_us_per_grc INTEGER NOT NULL CHECK (cpu_time_us_per_grc > 0),
     accounting INTEGER NOT NULL,
+    min_runway_s INTEGER NOT NULL,
+    on_shortage TEXT NOT NULL,
+    max_spend INTEGER,                     -- an hour; NULL: no limit
     created_at_ms INTEGER NOT NULL
 ) STRICT;
 
 CREATE TABLE functions (
     name TEXT PRIMARY KEY,
-    user TEXT NOT NULL REFERENCES users (name)
+    user TEXT NOT NULL REFERENCES users (name),
+    max_spend INTEGER                      -- an hour; NULL: no limit but its user's
 ) STRICT;
 
 CREATE TABLE tasks (
@@ -81,23 +85,32 @@ BEGIN SELECT RAISE (ABORT, 'a transfer is never changed'); END;
 CREATE TRIGGER transfers_are_never_deleted BEFORE DELETE ON transfers
 BEGIN SELECT RAISE (ABORT, 'a transfer is never deleted'); END;
 
+-- What was settled of all charges, for the split between the receivers.
+CREATE INDEX transfers_settled ON transfers (amount) WHERE kind = 'settlement';
+
 -- The outbox: a payment is here before the wallet hears of it.
 CREATE TABLE payments (
     id TEXT PRIMARY KEY,
-    user TEXT REFERENCES users (name),     -- whose charges it settles; NULL: earnings to the receiver
+    purpose TEXT NOT NULL,                 -- settlement, earnings, withdrawal
+    user TEXT REFERENCES users (name),     -- whose charges or coins; NULL: earnings
+    receiver TEXT,                         -- of a settlement or of earnings
     amount INTEGER NOT NULL CHECK (amount > 0),
-    from_label TEXT,                       -- of a move
-    to_label TEXT,
+    from_label TEXT,                       -- account of the wallet; NULL: it keeps none
+    to_label TEXT,                         -- of a move
     to_address TEXT,                       -- of a send
     state TEXT NOT NULL,
     txid TEXT,
     fee INTEGER,
+    failure TEXT,                          -- why the wallet refused it
     created_at_ms INTEGER NOT NULL,
     changed_at_ms INTEGER NOT NULL,
-    CHECK ((to_address IS NULL) = (from_label IS NOT NULL AND to_label IS NOT NULL))
+    CHECK ((to_address IS NULL) = (to_label IS NOT NULL)),
+    CHECK (to_label IS NULL OR from_label IS NOT NULL)
 ) STRICT;
--- One in flight per account.
-CREATE UNIQUE INDEX payments_unfinished ON payments (coalesce(user, '')) WHERE state <> 'done';
+-- What is earned has one payment under way.
+CREATE UNIQUE INDEX payments_unfinished ON payments (purpose, coalesce(user, ''), coalesce(receiver, ''))
+WHERE state NOT IN ('done', 'failed') AND purpose <> 'withdrawal';
+CREATE INDEX payments_of_user ON payments (user, created_at_ms) WHERE purpose = 'withdrawal';
 
 -- The block after which the scan for deposits goes on.
 CREATE TABLE scan (

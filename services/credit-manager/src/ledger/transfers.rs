@@ -5,6 +5,7 @@ use std::fmt;
 use units::{Amount, SessionId, Timestamp, UserName};
 
 use super::Account;
+use crate::settlement::split::ReceiverName;
 use crate::settlement::wallet::{DepositId, PaymentId};
 
 /// What a transfer is named by: made from its cause, so that a cause heard of twice is posted once (I3).
@@ -66,18 +67,22 @@ pub enum Kind {
     Charge,
     Reversal,
     Settlement,
-    Fee,
     Withdrawal,
+    Payout,
+    Fee,
+    Change,
 }
 
 impl Kind {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Deposit,
         Self::Charge,
         Self::Reversal,
         Self::Settlement,
-        Self::Fee,
         Self::Withdrawal,
+        Self::Payout,
+        Self::Fee,
+        Self::Change,
     ];
 
     pub const fn as_str(self) -> &'static str {
@@ -86,8 +91,10 @@ impl Kind {
             Self::Charge => "charge",
             Self::Reversal => "reversal",
             Self::Settlement => "settlement",
-            Self::Fee => "fee",
             Self::Withdrawal => "withdrawal",
+            Self::Payout => "payout",
+            Self::Fee => "fee",
+            Self::Change => "change",
         }
     }
 }
@@ -140,26 +147,33 @@ impl Transfer {
         }
     }
 
-    /// What was due of a user now is the provider's, by this payment.
-    pub fn settlement(payment: &PaymentId, user: &UserName, amount: Amount, now: Timestamp) -> Self {
+    /// What was due of a user now is a receiver's. The reference is the payment that moved the coins, or where nothing
+    /// has to move, what was settled together.
+    pub fn settlement(
+        reference: &PaymentId,
+        user: &UserName,
+        receiver: &ReceiverName,
+        amount: Amount,
+        now: Timestamp,
+    ) -> Self {
         Self {
-            id: TransferId(format!("settlement:{payment}:{user}")),
+            id: TransferId(format!("settlement:{reference}:{user}:{receiver}")),
             debit: Account::Due(user.clone()),
-            credit: Account::Earnings,
+            credit: Account::Earnings(receiver.clone()),
             amount,
             kind: Kind::Settlement,
-            reference: payment.to_string(),
+            reference: reference.to_string(),
             posted_at: now,
             reverses: None,
         }
     }
 
-    /// Earnings that left for the chain.
-    pub fn withdrawal(payment: &PaymentId, amount: Amount, now: Timestamp) -> Self {
+    /// A user's coins that are about to leave, with what is kept back for the fee.
+    pub fn withdrawal(payment: &PaymentId, user: &UserName, amount: Amount, now: Timestamp) -> Self {
         Self {
             id: TransferId(format!("withdrawal:{payment}")),
-            debit: Account::Earnings,
-            credit: Account::Chain,
+            debit: Account::User(user.clone()),
+            credit: Account::Outbox,
             amount,
             kind: Kind::Withdrawal,
             reference: payment.to_string(),
@@ -168,12 +182,40 @@ impl Transfer {
         }
     }
 
-    /// What the chain took for carrying a payment.
-    pub fn fee(payment: &PaymentId, amount: Amount, now: Timestamp) -> Self {
+    /// Coins that left for the chain.
+    pub fn payout(payment: &PaymentId, from: &Account, amount: Amount, now: Timestamp) -> Self {
         Self {
-            id: TransferId(format!("fee:{payment}")),
+            id: TransferId(format!("payout:{payment}")),
+            debit: from.clone(),
+            credit: Account::Chain,
+            amount,
+            kind: Kind::Payout,
+            reference: payment.to_string(),
+            posted_at: now,
+            reverses: None,
+        }
+    }
+
+    /// What the chain took for carrying a payment, or the part of it that one account pays.
+    pub fn fee(payment: &PaymentId, from: &Account, amount: Amount, now: Timestamp) -> Self {
+        Self {
+            id: TransferId(format!("fee:{payment}:{from}")),
             kind: Kind::Fee,
-            ..Self::withdrawal(payment, amount, now)
+            ..Self::payout(payment, from, amount, now)
+        }
+    }
+
+    /// What was kept back for a fee and was not needed.
+    pub fn change(payment: &PaymentId, user: &UserName, amount: Amount, now: Timestamp) -> Self {
+        Self {
+            id: TransferId(format!("change:{payment}")),
+            debit: Account::Outbox,
+            credit: Account::User(user.clone()),
+            amount,
+            kind: Kind::Change,
+            reference: payment.to_string(),
+            posted_at: now,
+            reverses: None,
         }
     }
 

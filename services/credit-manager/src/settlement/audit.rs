@@ -8,7 +8,8 @@ use service_kit::Chain;
 use tracing::error;
 use units::{Amount, UserName};
 
-use super::wallet::{Address, Deposit, Wallet, WalletError};
+use super::wallet::{Address, Deposit, Route, Wallet, WalletError};
+use crate::bank::FEE_RESERVE;
 use crate::ledger::reader::{Proof, ReadError};
 use crate::ledger::{Account, Reader, TransferId};
 use crate::writer::{CommandError, Desk, Writer};
@@ -211,29 +212,29 @@ fn young(deposits: &[Deposit], confirmations: u32) -> Amount {
     young.map(|deposit| deposit.id.amount).sum()
 }
 
-/// What the ledger says the wallet has, and how much of it may be under way.
+/// What the ledger says the wallet has, and how much of it may be under way, fees included.
 struct Owed {
     coins: Amount,
     under_way: Amount,
 }
 
 fn owed(desk: &Desk) -> Owed {
-    let sends = desk.bank.payouts().filter(|payout| payout.user.is_none());
+    let sends = desk
+        .bank
+        .payouts()
+        .filter(|payout| matches!(payout.payment.route, Route::Send { .. }));
+    // A fee may have left with each.
+    let leaving = sends.map(|payout| payout.payment.amount.saturating_add(FEE_RESERVE));
     Owed {
         coins: Amount::ZERO.saturating_sub(desk.bank.balances().of(&Account::Chain)),
-        under_way: sends.map(|payout| payout.payment.amount).sum(),
+        under_way: leaving.sum(),
     }
 }
 
 /// The wallet may hold more: deposits not credited yet, and the provider's own coins. A payment that is under way, and
 /// its fee, may have left it already.
 fn covered(balance: Amount, young: Amount, owed: &Owed) -> Check {
-    let fee_room = if owed.under_way.is_positive() {
-        crate::bank::FEE_RESERVE
-    } else {
-        Amount::ZERO
-    };
-    let least = owed.coins.saturating_sub(owed.under_way).saturating_sub(fee_room);
+    let least = owed.coins.saturating_sub(owed.under_way);
     Check {
         name: COINS,
         ok: balance.saturating_add(young) >= least,

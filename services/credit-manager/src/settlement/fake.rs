@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use units::{Amount, UserName};
 
 use super::wallet::{
-    Address, Cursor, Deposit, DepositId, Deposits, Payment, Receipt, Route, Wallet, WalletError,
+    Address, AddressFacts, Cursor, Deposit, DepositId, Deposits, Payment, Receipt, Route, Wallet, WalletError,
 };
 
 /// What the chain takes for a payment.
@@ -232,7 +232,7 @@ impl State {
                 txid: None,
                 fee: Amount::ZERO,
             },
-            Route::Send { to } if self.addresses.values().any(|own| own == to) => {
+            Route::Send { to, .. } if self.addresses.values().any(|own| own == to) => {
                 return Err(impossible(format!("`{to}` belongs to the wallet itself")));
             }
             Route::Send { .. } if self.balance(1) < payment.amount.saturating_add(FAKE_FEE) => {
@@ -314,6 +314,21 @@ impl Wallet for FakeWallet {
             Some((_, receipt)) => Ok(Some(receipt.clone())),
             None => Ok(None),
         }
+    }
+
+    async fn address_facts(&self, address: &Address) -> Result<AddressFacts, WalletError> {
+        let state = self.reachable()?;
+        let owner = state.addresses.iter().find(|(_, own)| *own == address);
+        Ok(match owner {
+            Some((user, _)) => AddressFacts::Own {
+                account: user.to_string(),
+            },
+            None => AddressFacts::Foreign { label: None },
+        })
+    }
+
+    async fn check_unlocked(&self) -> Result<(), WalletError> {
+        self.reachable().map(drop)
     }
 
     async fn balance(&self, confirmations: u32) -> Result<Amount, WalletError> {

@@ -32,10 +32,10 @@ use tower::layer::layer_fn;
 use units::{Amount, UserName};
 
 use super::wallet::{
-    Address, Cursor, Deposit, DepositId, Deposits, Payment, Receipt, Route, Wallet, WalletError,
+    Address, AddressFacts, Cursor, Deposit, DepositId, Deposits, Payment, Receipt, Route, Wallet, WalletError,
 };
 use cursor::ScanState;
-use reply::{AddressInfo, Entry, Since, Transaction};
+use reply::{AddressInfo, Entry, Since, Transaction, WalletInfo};
 use v1_compat::V1Compat;
 
 /// The daemon serves as many connections as it has threads, 4 unless configured, and lets all others wait; ours must not
@@ -52,11 +52,12 @@ const EXACT_MAX: Amount = match Amount::from_grc(30_000_000) {
 };
 
 /// How the daemon is set up, and what for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Settles with `move` between the daemon's accounts; needs `enableaccounts=1` and `staking=0`.
+    /// The wallet keeps an account per user (`enableaccounts=1`, `staking=0`); settling is moving between accounts.
     Accounts,
-    /// Uses addresses only.
+    /// The wallet only knows addresses; settling is a matter of the ledger, and earnings are sent.
     Addresses,
 }
 
@@ -144,30 +145,35 @@ impl Gridcoin {
         self.call("gettransaction", rpc_params![txid]).await
     }
 
-    async fn send(&self, payment: &Payment, to: &Address) -> Result<Receipt, WalletError> {
+    async fn send(
+        &self,
+        payment: &Payment,
+        from: Option<&str>,
+        to: &Address,
+    ) -> Result<Receipt, WalletError> {
         let impossible = |problem| WalletError::Impossible {
             id: payment.id.clone(),
             problem,
         };
-        let info: AddressInfo = self.call("validateaddress", rpc_params![to.as_str()]).await?;
-        match info {
-            AddressInfo { isvalid: false, .. } => {
+        match self.address_facts(to).await? {
+            AddressFacts::Invalid => {
                 return Err(impossible(format!(
                     "`{to}` is not an address of the wallet's network"
                 )));
             }
-            AddressInfo { ismine: true, .. } => {
+            AddressFacts::Own { .. } => {
                 return Err(impossible(format!("`{to}` belongs to the wallet itself")));
             }
-            AddressInfo { .. } => {}
+            AddressFacts::Foreign { .. } => {}
         }
-        let amount = number(payment.amount);
-        let txid: String = self
-            .call(
-                "sendtoaddress",
-                rpc_params![to.as_str(), amount, payment.id.as_str()],
-            )
-            .await?;
+        let (to, amount, id) = (to.as_str(), number(payment.amount), payment.id.as_str());
+        let txid: String = match from {
+            Some(from) => {
+                self.call("sendfrom", rpc_params![from, to, amount, 1, id])
+                    .await?
+            }
+            None => self.call("sendtoaddress", rpc_params![to, amount, id]).await?,
+        };
         // The coins are on their way: whatever goes wrong from here on leaves the outcome to be asked for.
         match self.transaction(&txid).await {
             Ok(transaction) => Ok(Receipt {
@@ -259,7 +265,7 @@ impl Wallet for Gridcoin {
             });
         }
         match &payment.route {
-            Route::Send { to } => self.send(payment, to).await,
+            Route::Send { from, to } => self.send(payment, from.as_deref(), to).await,
             Route::Move { from, to } => {
                 let amount = number(payment.amount);
                 let params = rpc_params![from, to, amount, 1, payment.id.as_str()];
@@ -300,6 +306,32 @@ impl Wallet for Gridcoin {
             }
         }
         Ok(None)
+    }
+
+    async fn address_facts(&self, address: &Address) -> Result<AddressFacts, WalletError> {
+        let info: AddressInfo = self
+            .call("validateaddress", rpc_params![address.as_str()])
+            .await?;
+        Ok(match info {
+            AddressInfo { isvalid: false, .. } => AddressFacts::Invalid,
+            AddressInfo {
+                ismine: true,
+                account,
+                ..
+            } => AddressFacts::Own {
+                account: account.unwrap_or_default(),
+            },
+            AddressInfo { account: label, .. } => AddressFacts::Foreign { label },
+        })
+    }
+
+    async fn check_unlocked(&self) -> Result<(), WalletError> {
+        let info: WalletInfo = self.call("getwalletinfo", rpc_params![]).await?;
+        match info.unlocked_until {
+            // The daemon says so as long as it is locked.
+            Some(0) => Err(WalletError::Locked),
+            Some(_) | None => Ok(()),
+        }
     }
 
     async fn balance(&self, confirmations: u32) -> Result<Amount, WalletError> {

@@ -1,11 +1,15 @@
 //! SETTLEMENT: keeps the wallet in step with the ledger.
 //!
 //! Our ledger is the truth, the wallet mirrors it. [`deposit`] credits what arrives on the chain, [`payout`] pays out
-//! what was earned, [`audit`] proves that both agree.
+//! what was earned, split as [`split`] says, and what users withdraw ([`withdrawal`]), both by way of the [`outbox`].
+//! [`audit`] proves that both agree.
 
 pub mod audit;
 pub mod deposit;
 pub mod fake;
 pub mod gridcoin;
+pub mod outbox;
 pub mod payout;
+pub mod split;
 pub mod wallet;
+pub mod withdrawal;

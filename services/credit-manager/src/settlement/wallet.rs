@@ -37,13 +37,20 @@ pub trait Wallet: Send + Sync + 'static {
     /// Looks for a payment made earlier under this id.
     async fn find_payment(&self, payment: &Payment) -> Result<Option<Receipt>, WalletError>;
 
+    /// What the wallet knows of an address.
+    async fn address_facts(&self, address: &Address) -> Result<AddressFacts, WalletError>;
+
+    /// Checks that nothing but the coins themselves stands in the way of sending: an encrypted wallet has to be unlocked.
+    async fn check_unlocked(&self) -> Result<(), WalletError>;
+
     /// All coins of the wallet that came in and are `confirmations` deep (the daemon wants at least 3), less all that was
     /// spent.
     async fn balance(&self, confirmations: u32) -> Result<Amount, WalletError>;
 }
 
 /// An address on the chain.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Deserialize)]
+#[serde(try_from = "String")]
 pub struct Address(String);
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -70,10 +77,29 @@ impl FromStr for Address {
     }
 }
 
+impl TryFrom<String> for Address {
+    type Error = AddressError;
+
+    fn try_from(text: String) -> Result<Self, AddressError> {
+        text.parse()
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)
     }
+}
+
+/// What a wallet knows of an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AddressFacts {
+    /// Of another network, or of none.
+    Invalid,
+    /// The wallet's own, and the account it belongs to.
+    Own { account: String },
+    /// Somebody else's, with the label it has in the wallet's address book.
+    Foreign { label: Option<String> },
 }
 
 /// Where a scan for deposits goes on. Text of the wallet's own making, to be kept and handed back.
@@ -151,8 +177,8 @@ impl fmt::Display for PaymentId {
 pub enum Route {
     /// Between accounts of one wallet (`accounts` mode): free, and only bookkeeping of the wallet.
     Move { from: String, to: String },
-    /// To an address on the chain (`addresses` mode, and withdrawals): costs a fee.
-    Send { to: Address },
+    /// To an address on the chain: costs a fee. In `accounts` mode both are taken from an account of the wallet.
+    Send { from: Option<String>, to: Address },
 }
 
 /// What a made payment left behind.
@@ -184,6 +210,8 @@ pub enum WalletError {
     /// The daemon has its accounts API switched off, which `accounts` mode needs.
     #[error("the wallet has its accounts switched off (hint: {hint}, then restart gridcoinresearchd)")]
     AccountsOff { hint: &'static str },
+    #[error("the wallet is locked (hint: the operator unlocks it with `walletpassphrase`)")]
+    Locked,
     /// Found out before anything was sent.
     #[error("payment {id} cannot be made: {problem}")]
     Impossible { id: PaymentId, problem: String },
@@ -208,7 +236,21 @@ impl WalletError {
             | Self::Unauthorised { .. }
             | Self::Refused { .. }
             | Self::AccountsOff { .. }
+            | Self::Locked
             | Self::Impossible { .. } => false,
+        }
+    }
+
+    /// Whether the wallet refused a payment as such, so that the same payment would be refused again.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Refused { .. } | Self::Impossible { .. } => true,
+            Self::Unreachable { .. }
+            | Self::Unauthorised { .. }
+            | Self::AccountsOff { .. }
+            | Self::Locked
+            | Self::Unclear { .. }
+            | Self::Nonsense { .. } => false,
         }
     }
 
@@ -219,6 +261,7 @@ impl WalletError {
             Self::Unauthorised { .. }
             | Self::Refused { .. }
             | Self::AccountsOff { .. }
+            | Self::Locked
             | Self::Impossible { .. }
             | Self::Nonsense { .. } => false,
         }

@@ -4,13 +4,16 @@
 use proptest::prelude::*;
 use proptest::sample::Index;
 use std::time::Duration;
-use units::{Amount, Billing, CpuPrice, CpuTime, MilliCores, Policy, Timestamp, UserName};
+use units::{Amount, Billing, CpuPrice, CpuTime, MilliCores, OnShortage, Policy, Timestamp, UserName};
 
 use super::*;
+use crate::bank::{FEE_RESERVE, Sum, WithdrawalOrder};
 use crate::bank::{Now, OpenRequest, Opened, Usage};
 use crate::ledger::Account;
 use crate::session::Outcome;
-use crate::settlement::payout::{PayoutState, Rules};
+use crate::settlement::gridcoin::Mode;
+use crate::settlement::outbox::{PayoutState, Purpose, Rules};
+use crate::settlement::split::{Receiver, Receivers};
 use crate::settlement::wallet::{Address, DepositId, Receipt};
 use crate::users::{Settings, SettingsPatch, User};
 
@@ -49,6 +52,11 @@ enum Operation {
         user: usize,
         halfords: i64,
     },
+    /// Asks for a part of what is free, or for too much.
+    Withdraw {
+        user: usize,
+        percent: i64,
+    },
     Plan,
     Pay {
         which: Index,
@@ -70,6 +78,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         2 => (index(), 0..Outcome::ALL.len()).prop_map(|(which, outcome)| Operation::Close { which, outcome }),
         1 => Just(Operation::Expire),
         1 => (user, 0..100_000_000_i64).prop_map(|(user, halfords)| Operation::RaiseLimit { user, halfords }),
+        2 => (0..USERS, 0..130_i64).prop_map(|(user, percent)| Operation::Withdraw { user, percent }),
         2 => Just(Operation::Plan),
         3 => (index(), any::<u8>()).prop_map(|(which, step)| Operation::Pay { which, step }),
     ];
@@ -113,6 +122,13 @@ impl World {
                     price: CpuPrice::DEFAULT,
                     // The last one is never billed.
                     accounting: number + 1 < USERS,
+                    min_runway: Duration::ZERO,
+                    on_shortage: if number == 0 {
+                        OnShortage::NewestFirst
+                    } else {
+                        OnShortage::Together
+                    },
+                    max_spend: (number == 1).then(|| Amount::from_halfords(600_000_000)),
                 };
                 let (name, address, created_at) = (user(number), address(number), world.now.wall);
                 bank.create_user(User {
@@ -173,6 +189,7 @@ impl World {
             | Operation::Close { .. }
             | Operation::Expire
             | Operation::RaiseLimit { .. }
+            | Operation::Withdraw { .. }
             | Operation::Plan
             | Operation::Pay { .. } => {}
         }
@@ -306,9 +323,35 @@ impl World {
                 };
                 bank.update_user(&name, &patch).unwrap();
             }
+            Operation::Withdraw {
+                user: number,
+                percent,
+            } => {
+                let name = user(number);
+                let free = bank.free(&name).unwrap();
+                let most = free.saturating_sub(FEE_RESERVE).or_zero();
+                let sum = match percent {
+                    129 => Sum::All,
+                    percent => Sum::Exactly(Amount::from_halfords(most.halfords() / 100 * percent)),
+                };
+                self.payments += 1;
+                let order = WithdrawalOrder {
+                    id: format!("withdrawal-{}", self.payments).parse().unwrap(),
+                    user: name.clone(),
+                    to: address(8),
+                    sum,
+                };
+                let wanted = match sum {
+                    Sum::Exactly(amount) => amount,
+                    Sum::All => most,
+                };
+                let is_free = wanted.is_positive() && wanted <= most;
+                let taken = bank.withdraw(order, self.rules.mode, now.wall);
+                assert_eq!(taken.is_ok(), is_free, "{taken:?}");
+            }
             Operation::Plan => {
                 let (rules, payments) = (self.rules.clone(), &mut self.payments);
-                let fresh = |_: Option<&UserName>| {
+                let fresh = |_: &str| {
                     *payments += 1;
                     format!("payment-{payments}").parse().unwrap()
                 };
@@ -319,19 +362,61 @@ impl World {
                 if payouts.is_empty() {
                     return;
                 }
-                let state = match step % 4 {
+                let state = match step % 5 {
                     0 => PayoutState::Unsent,
                     1 => PayoutState::InFlight,
                     2 => PayoutState::Unclear,
+                    // A settlement belongs to its receiver, and does not fail.
+                    3 if !matches!(which.get(&payouts).purpose, Purpose::Settlement { .. }) => {
+                        PayoutState::Failed("no".to_owned())
+                    }
                     _ => PayoutState::Done(Receipt {
                         txid: None,
-                        fee: Amount::from_halfords(i64::from(step)),
+                        fee: match which.get(&payouts).purpose {
+                            Purpose::Settlement { .. } => Amount::ZERO,
+                            // The largest ones are more than is kept for them.
+                            Purpose::Earnings { .. } | Purpose::Withdrawal { .. } => {
+                                Amount::from_halfords(i64::from(step) * 5_000)
+                            }
+                        },
                     }),
                 };
-                let id = &which.get(&payouts).payment.id;
-                bank.move_payout(id, state, now.wall).unwrap();
+                let payout = which.get(&payouts);
+                bank.move_payout(&payout.payment.id, state, now.wall).unwrap();
             }
             Operation::Crash(_) | Operation::Restart => unreachable!("handled before"),
+        }
+    }
+
+    /// What each receiver got of all that was settled, booked or on its way, is its share of it to the halford.
+    fn assert_fairly_split(&self) {
+        let desk = self.desk.as_ref().unwrap();
+        let got = |receiver: &Receiver| -> i128 {
+            let booked: i64 = desk
+                .journal
+                .connection_for_tests()
+                .query_row(
+                    "SELECT coalesce(sum(amount), 0) FROM transfers WHERE kind = 'settlement' AND credit = ?",
+                    [receiver.name.label()],
+                    |row| row.get(0),
+                )
+                .unwrap();
+            let coming = desk.bank.payouts().filter(
+                |payout| matches!(&payout.purpose, Purpose::Settlement { receiver: to, .. } if *to == receiver.name),
+            );
+            let coming: Amount = coming.map(|payout| payout.payment.amount).sum();
+            i128::from(booked) + i128::from(coming.halfords())
+        };
+        let receivers = &self.rules.receivers;
+        let all: i128 = receivers.iter().map(got).sum();
+        let shares: i128 = receivers.iter().map(|receiver| i128::from(receiver.share)).sum();
+        for receiver in receivers.iter() {
+            let drift = got(receiver) * shares - all * i128::from(receiver.share);
+            assert!(
+                drift.abs() < shares,
+                "{} is off by {drift}/{shares}",
+                receiver.name
+            );
         }
     }
 
@@ -343,9 +428,25 @@ impl World {
             .map(|(_, balance)| balance.halfords())
             .sum();
         assert_eq!(sum, 0, "I1");
+        let leaving = bank.payouts().filter(|payout| payout.purpose.is_of_a_user());
+        let taken = leaving.map(|payout| payout.payment.amount.saturating_add(FEE_RESERVE));
+        assert_eq!(
+            bank.balances().of(&Account::Outbox),
+            taken.sum::<Amount>(),
+            "what left users' accounts is in the outbox"
+        );
         for view in bank.views() {
             let funds = view.user.settings.funds(view.balance);
             assert!(view.granted <= funds.whole, "I5: {view:?}");
+            let mut sessions: Vec<_> = bank
+                .sessions()
+                .filter(|session| session.user == view.user.name)
+                .collect();
+            sessions.sort_by_key(|session| (session.opened_at, session.id));
+            let dismissed = sessions
+                .iter()
+                .map(|session| bank.state(session.id).unwrap().dismissed);
+            assert!(dismissed.is_sorted(), "only the newest go: {sessions:?}");
             let due = bank.balances().of(&Account::Due(view.user.name));
             assert!(
                 due >= Amount::from_halfords(-2_000_000_000),
@@ -366,17 +467,24 @@ fn address(number: usize) -> Address {
 }
 
 fn rules() -> impl Strategy<Value = Rules> {
-    let min = Amount::from_halfords(5_000_000);
-    prop_oneof![
-        Just(Rules::Move {
-            provider: "gridfaas".to_owned(),
-            min
-        }),
-        Just(Rules::Send {
-            receiver: address(8),
-            min
-        }),
-    ]
+    let receiver = |name: &str, share, address| Receiver {
+        name: name.parse().unwrap(),
+        share,
+        address,
+    };
+    (any::<bool>(), 1..1000_u32).prop_map(move |(has_accounts, share)| Rules {
+        mode: if has_accounts {
+            Mode::Accounts
+        } else {
+            Mode::Addresses
+        },
+        receivers: Receivers::new(vec![
+            receiver("provider", share, Some(address(8))),
+            receiver("project", 200, None),
+        ])
+        .unwrap(),
+        min: Amount::from_halfords(5_000_000),
+    })
 }
 
 proptest! {
@@ -393,6 +501,7 @@ proptest! {
             world.assert_lawful();
         }
         world.restart();
+        world.assert_fairly_split();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let reader = crate::ledger::Reader::new(world.folder.path().join("ledger.db"));
         let proof = runtime.block_on(reader.proof()).unwrap();
@@ -401,9 +510,22 @@ proptest! {
     }
 }
 
+fn one_receiver() -> Rules {
+    Rules {
+        mode: Mode::Addresses,
+        receivers: Receivers::new(vec![Receiver {
+            name: "provider".parse().unwrap(),
+            share: 1,
+            address: None,
+        }])
+        .unwrap(),
+        min: Amount::from_halfords(5_000_000),
+    }
+}
+
 #[test]
 fn history_cannot_be_rewritten() {
-    let mut world = World::new(Rules::Keep);
+    let mut world = World::new(one_receiver());
     let deposit = Operation::Deposit { user: 0, halfords: 5 };
     world.apply(deposit, true);
     let journal = &world.desk.as_ref().unwrap().journal;

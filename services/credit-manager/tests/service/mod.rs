@@ -27,6 +27,7 @@ pub(crate) const CORE_SECOND: u64 = 1_000_000;
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// What a test asks a credit-manager, wherever it runs.
+#[derive(Clone)]
 pub(crate) struct Client {
     pub(crate) sessions: SessionServiceClient<Channel>,
     pub(crate) accounts: AccountServiceClient<Channel>,
@@ -281,6 +282,41 @@ impl Client {
         };
         let response = self.sessions.close_session(request).await?;
         Ok(response.into_inner())
+    }
+
+    /// Asks for a withdrawal; of all that is free where `amount` is 0.
+    pub(crate) async fn withdraw(
+        &mut self,
+        id: &str,
+        user: &str,
+        address: &str,
+        amount: i64,
+    ) -> Result<Withdrawal, tonic::Status> {
+        let request = WithdrawRequest {
+            withdrawal_id: id.to_owned(),
+            user: user.to_owned(),
+            address: address.to_owned(),
+            amount_halfords: amount,
+        };
+        let response = self.accounts.withdraw(request).await?;
+        Ok(response.into_inner().withdrawal.unwrap())
+    }
+
+    /// Waits until a withdrawal is done or has failed.
+    pub(crate) async fn until_withdrawn(&mut self, id: &str) -> Withdrawal {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let request = GetWithdrawalRequest {
+                withdrawal_id: id.to_owned(),
+            };
+            let response = self.accounts.get_withdrawal(request).await.unwrap();
+            let withdrawal = response.into_inner().withdrawal.unwrap();
+            if withdrawal.state() != WithdrawalState::UnderWay {
+                return withdrawal;
+            }
+            assert!(Instant::now() < deadline, "still {withdrawal:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Fails the test unless every check of the audit holds.

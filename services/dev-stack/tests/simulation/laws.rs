@@ -280,14 +280,17 @@ impl Laws {
         let count = |sql| -> u32 { self.ledger.query_row(sql, [], |row| row.get(0)).unwrap() };
         (
             count("SELECT count(*) FROM sessions WHERE closed_at_ms IS NULL"),
-            count("SELECT count(*) FROM payments WHERE state <> 'done'"),
+            count("SELECT count(*) FROM payments WHERE state NOT IN ('done', 'failed')"),
         )
     }
 
     /// I7 in the end: what the outbox says was paid is what the wallet paid.
     pub(crate) fn judge_the_end(&self) {
         assert_eq!(self.unfinished(), (0, 0), "everything comes to rest");
-        let mut statement = self.ledger.prepare("SELECT id, amount FROM payments").unwrap();
+        let mut statement = self
+            .ledger
+            .prepare("SELECT id, amount FROM payments WHERE state = 'done'")
+            .unwrap();
         let outbox: BTreeMap<PaymentId, Amount> = statement
             .query_map(params![], |row| {
                 let id: String = row.get(0)?;

@@ -231,7 +231,8 @@ impl Manager {
             let now = *signal.borrow_and_update();
             match now {
                 Signal::Lost => break Verdict::PlatformFault,
-                Signal::CapSpent => break Verdict::GaveUp,
+                Signal::CapSpent => break Verdict::CapSpent,
+                Signal::Dismissed => break Verdict::Aborted,
                 Signal::Freeze => {
                     frozen_since.get_or_insert_with(Instant::now);
                     cpu.set_frozen(true);

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use credit_manager::settlement::fake::FakeWallet;
-use credit_manager::settlement::wallet::{Address, Cursor, Deposits, Payment, Receipt, Wallet, WalletError};
+use credit_manager::settlement::wallet::{
+    Address, AddressFacts, Cursor, Deposits, Payment, Receipt, Wallet, WalletError,
+};
 use tokio_util::sync::CancellationToken;
 use units::{Amount, UserName};
 
@@ -106,6 +108,16 @@ impl Wallet for LyingWallet {
     async fn find_payment(&self, payment: &Payment) -> Result<Option<Receipt>, WalletError> {
         self.asked().await?;
         self.inner.find_payment(payment).await
+    }
+
+    async fn address_facts(&self, address: &Address) -> Result<AddressFacts, WalletError> {
+        self.asked().await?;
+        self.inner.address_facts(address).await
+    }
+
+    async fn check_unlocked(&self) -> Result<(), WalletError> {
+        self.asked().await?;
+        self.inner.check_unlocked().await
     }
 
     async fn balance(&self, confirmations: u32) -> Result<Amount, WalletError> {

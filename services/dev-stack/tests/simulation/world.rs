@@ -169,7 +169,8 @@ fn config(dice: &Dice, folder: &Path) -> Config {
         1 => ("addresses", ""),
         _ => (
             "addresses",
-            "receiver_address = \"mReceiver11111111111111111111\"",
+            "receivers = [{ name = \"provider\", share = 800, address = \"mReceiver11111111111111111111\" }, \
+             { name = \"project\", share = 200 }]",
         ),
     };
     let text = format!(

@@ -22,6 +22,14 @@ pub(super) struct AddressInfo {
     pub(super) isvalid: bool,
     #[serde(default)]
     pub(super) ismine: bool,
+    /// Of an own address its account, of others what the address book says.
+    pub(super) account: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct WalletInfo {
+    /// Unix seconds; 0 while it is locked, absent if it is not encrypted.
+    pub(super) unlocked_until: Option<i64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -77,7 +85,7 @@ impl Entry {
     pub(super) fn matches(&self, payment: &Payment) -> bool {
         let same_target = match &payment.route {
             Route::Move { to, .. } => self.otheraccount.as_ref() == Some(to),
-            Route::Send { to } => self.address.as_deref() == Some(to.as_str()),
+            Route::Send { to, .. } => self.address.as_deref() == Some(to.as_str()),
         };
         same_target && self.amount.0.checked_neg() == Some(payment.amount)
     }
