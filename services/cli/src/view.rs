@@ -71,6 +71,10 @@ pub(crate) struct User {
     pub(crate) on_shortage: String,
     /// The most that all tasks may cost an hour.
     pub(crate) max_spend_per_hour: Option<Amount>,
+    /// The balance at which an alert is raised.
+    pub(crate) alert_at: Amount,
+    /// Where alerts are posted to; empty: nowhere.
+    pub(crate) alert_webhook: String,
     /// What running tasks cost an hour at their present pace.
     pub(crate) burn_per_hour: Amount,
     /// How long the balance lasts at that; null while nothing is used up.
@@ -99,6 +103,8 @@ impl From<credit::User> for User {
             min_runway_s: user.min_runway_s,
             max_spend_per_hour: user.max_spend_halfords_per_hour.map(amount),
             burn_per_hour: amount(user.burn_halfords_per_hour),
+            alert_at: amount(user.alert_at_halfords),
+            alert_webhook: user.alert_webhook,
             runway_ms: user.runway_ms,
             deposit_address: user.deposit_address,
         }
@@ -143,6 +149,15 @@ impl Show for User {
             ("min runway", format!("{} s", self.min_runway_s)),
             ("on shortage", self.on_shortage.clone()),
             ("max spend", limit_shown(self.max_spend_per_hour)),
+            ("alert at", format!("{} GRC", self.alert_at)),
+            (
+                "alert webhook",
+                if self.alert_webhook.is_empty() {
+                    "-".to_owned()
+                } else {
+                    self.alert_webhook.clone()
+                },
+            ),
             (
                 "one GRC buys",
                 CpuTime::from_micros(self.cpu_time_us_per_grc).to_string(),

@@ -1,9 +1,9 @@
-//! What a user reads in `status/balance.json`. Pure.
+//! What a user reads in `status/balance.json` and `status/alert.json`. Pure.
 
 use serde_json::json;
 use units::{Timestamp, UserName};
 
-use crate::credit::Account;
+use crate::credit::{Account, Alert};
 
 /// The account, what running work on all nodes costs, and how long the balance lasts at that.
 pub fn document(user: &UserName, account: &Account, now: Timestamp) -> String {
@@ -15,6 +15,19 @@ pub fn document(user: &UserName, account: &Account, now: Timestamp) -> String {
         // Null while nothing is used up.
         "seconds_until_empty": account.runway.map(|runway| runway.as_secs()),
         "at_ms": now,
+    });
+    format!("{document:#}\n")
+}
+
+/// The same from every node, and again after a restart.
+pub fn alert_document(user: &UserName, alert: &Alert) -> String {
+    let document = json!({
+        "id": alert.id,
+        "alert": "low balance",
+        "user": user,
+        "balance_grc": alert.balance,
+        "threshold_grc": alert.threshold,
+        "raised_at_ms": alert.raised_at,
     });
     format!("{document:#}\n")
 }

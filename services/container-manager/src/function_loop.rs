@@ -16,7 +16,7 @@ use units::{FunctionName, MilliCores, UserName};
 use crate::attempt::{self, Plan};
 use crate::balance;
 use crate::claim::{Claim, ClaimError, Claimer};
-use crate::credit::{Refusal, SessionState};
+use crate::credit::{Alert, Refusal, SessionState};
 use crate::finish;
 use crate::function::{FunctionSettings, retry_delay};
 use crate::layout::{self, TaskKey};
@@ -37,16 +37,28 @@ const TROUBLE_DELAY: Duration = Duration::from_secs(2);
 const BALANCE_PAUSE: Duration = Duration::from_secs(3);
 /// How often `quote/` is listed.
 const QUOTES_PAUSE: Duration = Duration::from_secs(1);
+/// More than any alert has.
+const ALERT_BYTES_MAX: u64 = 64 << 10;
 /// Objects in one listing.
 const PAGE: u32 = 1000;
+
+/// What a function is told from outside.
+pub struct News {
+    /// Whether the user's standing allows new work.
+    pub gate: watch::Receiver<bool>,
+    /// Look into `input/` now.
+    pub hint: Arc<Notify>,
+    /// Whether the user's balance is low.
+    pub alert: watch::Receiver<Option<Alert>>,
+}
 
 pub struct FunctionLoop {
     node: Arc<Node>,
     name: FunctionName,
     user: UserName,
-    /// Whether the user's standing allows new work.
-    gate: watch::Receiver<bool>,
-    hint: Arc<Notify>,
+    news: News,
+    /// What `status/alert.json` says; `None` while that is not known.
+    alert_told: Option<Option<Alert>>,
     utils: Utils,
     container: Option<Arc<WarmContainer>>,
     free_slots: BTreeSet<u32>,
@@ -89,8 +101,7 @@ impl FunctionLoop {
         node: Arc<Node>,
         name: FunctionName,
         user: UserName,
-        gate: watch::Receiver<bool>,
-        hint: Arc<Notify>,
+        news: News,
         adopted: Option<Adopted>,
         shutdown: &CancellationToken,
     ) -> Self {
@@ -100,8 +111,8 @@ impl FunctionLoop {
             node,
             name,
             user,
-            gate,
-            hint,
+            news,
+            alert_told: None,
             utils: Utils::default(),
             container: None,
             // Until a container is there, its first slot stands for it.
@@ -147,8 +158,8 @@ impl FunctionLoop {
             self.step(&shutdown).await;
             tokio::select! {
                 () = tokio::time::sleep(self.poll) => {}
-                () = self.hint.notified() => self.poll = self.node.config.poll_busy(),
-                _ = self.gate.changed() => self.poll = self.node.config.poll_busy(),
+                () = self.news.hint.notified() => self.poll = self.node.config.poll_busy(),
+                _ = self.news.gate.changed() => self.poll = self.node.config.poll_busy(),
                 Some(ran) = self.running.join_next() => self.on_ran(ran),
                 Some(finished) = self.finishing.join_next() => self.on_finished(finished),
                 () = shutdown.cancelled() => {}
@@ -167,13 +178,14 @@ impl FunctionLoop {
     async fn step(&mut self, shutdown: &CancellationToken) {
         let now = Instant::now();
         self.deferred.retain(|_, until| *until > now);
+        self.tell_alert().await;
         if now >= self.quotes_at {
             self.quotes_at = now + QUOTES_PAUSE;
             if let Err(err) = quote::answer(&self.node, &self.name).await {
                 debug!(error = %Chain(&err), "quotes not answered, will be again");
             }
         }
-        let may_start = *self.gate.borrow();
+        let may_start = *self.news.gate.borrow();
         if may_start && !self.free_slots.is_empty() && now >= self.not_before {
             match self.take_in(shutdown).await {
                 Ok(taken) => {
@@ -215,6 +227,41 @@ impl FunctionLoop {
             .await
         {
             debug!(error = %Chain(&err), "balance not told, will be again");
+        }
+    }
+
+    /// Makes `status/alert.json` say what is the case, once for each change, whichever node or manager said it before.
+    async fn tell_alert(&mut self) {
+        let alert = self.news.alert.borrow().clone();
+        if self.alert_told.as_ref() == Some(&alert) {
+            return;
+        }
+        let wanted = alert
+            .as_ref()
+            .map(|alert| Bytes::from(balance::alert_document(&self.user, alert)));
+        match self.put_alert(wanted).await {
+            Ok(()) => self.alert_told = Some(alert),
+            Err(err) => debug!(error = %Chain(&err), "alert not told, will be again"),
+        }
+    }
+
+    async fn put_alert(&self, wanted: Option<Bytes>) -> Result<(), StoreError> {
+        let (store, bucket) = (self.node.store.as_ref(), self.name.as_str());
+        let there = store.get(bucket, layout::STATUS_ALERT, ALERT_BYTES_MAX).await;
+        let there = match there {
+            // Somebody else wrote it.
+            Err(StoreError::TooLarge { .. }) => Some(Bytes::new()),
+            there => there?,
+        };
+        match wanted {
+            Some(wanted) if there.as_ref() == Some(&wanted) => Ok(()),
+            Some(wanted) => {
+                store
+                    .put(bucket, layout::STATUS_ALERT, wanted, "application/json")
+                    .await
+            }
+            None if there.is_some() => store.delete(bucket, layout::STATUS_ALERT, None).await,
+            None => Ok(()),
         }
     }
 

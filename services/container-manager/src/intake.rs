@@ -14,18 +14,24 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use units::{FunctionName, UserName};
 
-use crate::credit::FunctionEntry;
-use crate::function_loop::FunctionLoop;
+use crate::credit::{Alert, FunctionEntry};
+use crate::function_loop::{FunctionLoop, News};
 use crate::node::Node;
 use crate::recover::Adopted;
 
 /// How often the registered functions are read; a hint about an unknown function reads them at once.
 const FUNCTIONS_POLL: Duration = Duration::from_secs(1);
 
+/// What a function's loop listens to.
+struct Served {
+    hint: Arc<Notify>,
+    alert: watch::Sender<Option<Alert>>,
+}
+
 /// The functions this node serves, and the ways to wake them.
 #[derive(Default)]
 pub struct Registry {
-    functions: Mutex<HashMap<FunctionName, Arc<Notify>>>,
+    functions: Mutex<HashMap<FunctionName, Served>>,
     gates: Mutex<HashMap<UserName, watch::Sender<bool>>>,
     look_for_functions: Notify,
 }
@@ -39,7 +45,7 @@ impl Registry {
             .unwrap_or_else(PoisonError::into_inner)
             .get(function)
         {
-            Some(hint) => hint.notify_one(),
+            Some(served) => served.hint.notify_one(),
             None => self.look_for_functions.notify_one(),
         }
     }
@@ -60,15 +66,26 @@ impl Registry {
             .subscribe()
     }
 
-    /// The hint of a function that is new here; `None` for one that is served already.
-    fn add(&self, function: &FunctionName) -> Option<Arc<Notify>> {
+    /// The hint and the alert of a function that is new here; `None` for one that is served already, which is told of
+    /// the alert.
+    fn add(
+        &self,
+        function: &FunctionName,
+        alert: Option<Alert>,
+    ) -> Option<(Arc<Notify>, watch::Receiver<Option<Alert>>)> {
         let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
-        if functions.contains_key(function) {
+        if let Some(served) = functions.get(function) {
+            served.alert.send_replace(alert);
             return None;
         }
         let hint = Arc::new(Notify::new());
-        functions.insert(function.clone(), hint.clone());
-        Some(hint)
+        let (sender, receiver) = watch::channel(alert);
+        let served = Served {
+            hint: hint.clone(),
+            alert: sender,
+        };
+        functions.insert(function.clone(), served);
+        Some((hint, receiver))
     }
 }
 
@@ -88,15 +105,18 @@ pub async fn run(
                     name,
                     user,
                     may_start,
+                    alert,
                 } in functions
                 {
                     registry.set_gate(&user, may_start);
-                    let Some(hint) = registry.add(&name) else { continue };
+                    let Some((hint, alert)) = registry.add(&name, alert) else {
+                        continue;
+                    };
                     info!(function = %name, %user, "function found");
                     let gate = registry.gate(&user, may_start);
+                    let news = News { gate, hint, alert };
                     let adopted = adopted.remove(&name);
-                    let function =
-                        FunctionLoop::new(node.clone(), name, user, gate, hint, adopted, &shutdown);
+                    let function = FunctionLoop::new(node.clone(), name, user, news, adopted, &shutdown);
                     loops.spawn(function.run(shutdown.clone()));
                 }
             }

@@ -17,6 +17,8 @@ pub const QUOTE: &str = "quote/";
 pub const STATUS_ERROR: &str = "status/error.json";
 /// The user's balance, rewritten while anything runs.
 pub const STATUS_BALANCE: &str = "status/balance.json";
+/// That the user's balance fell to a threshold, as long as it is not above again.
+pub const STATUS_ALERT: &str = "status/alert.json";
 
 /// The longest key of an object, in bytes.
 const KEY_MAX: usize = 1024;

@@ -10,8 +10,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use container_manager::cgroup::fake::FakeCpuController;
 use container_manager::container::{ContainerError, FakeRuntime};
-use container_manager::credit::Refusal;
 use container_manager::credit::fake::FakeCredit;
+use container_manager::credit::{Alert, Refusal};
 use container_manager::image::ImageTool;
 use container_manager::store::fake::FakeStore;
 use container_manager::task::Verdict;
@@ -21,7 +21,7 @@ use service_kit::SystemClock;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use units::{CpuTime, FunctionName, Grant, MilliCores, Restriction, SessionId};
+use units::{Amount, CpuTime, FunctionName, Grant, MilliCores, Restriction, SessionId, Timestamp};
 
 const BUCKET: &str = "stress";
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -457,6 +457,31 @@ async fn the_balance_in_the_bucket_tells_the_runway_and_at_rest_none() {
         })
         .await;
     assert!(world.has("output/a"));
+    world.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alert_is_in_the_bucket_until_the_balance_is_above_again_and_written_once() {
+    let world = World::with_script("true").await;
+    let alert = Alert {
+        id: "alice-7".to_owned(),
+        threshold: Amount::from_halfords(200),
+        balance: Amount::from_halfords(199),
+        raised_at: Timestamp::from_unix_ms(7),
+    };
+    world.credit.alert(Some(alert));
+    world.until_there("status/alert.json").await;
+    assert_eq!(world.json("status/alert.json")["threshold_grc"], "0.00000200");
+    let etag = |world: &World| world.store.etag(BUCKET, "status/alert.json");
+    let before = etag(&world);
+    let world = world.stopped().await.started().await;
+    world.put("input/a", "");
+    world.until_there("output/a").await;
+    assert_eq!(etag(&world), before, "not told twice");
+    world.credit.alert(None);
+    world
+        .until("no alert", |world| !world.has("status/alert.json"))
+        .await;
     world.stopped().await;
 }
 

@@ -42,6 +42,9 @@ pub struct Config {
     /// Who earns what users are charged, and in which proportion.
     #[serde(default = "one_receiver")]
     pub receivers: Vec<ReceiverConfig>,
+    /// How often balances are compared with their alert thresholds.
+    #[serde(default = "one_second_ms")]
+    pub alert_poll_ms: u64,
     /// A session whose node does not report it for this long is closed, free of charge, and its task may run again.
     #[serde(default = "five_minutes_ms")]
     pub lease_ms: u64,
@@ -143,6 +146,7 @@ impl Config {
         for (key, ms) in [
             ("deposit_poll_ms", self.deposit_poll_ms),
             ("payout_poll_ms", self.payout_poll_ms),
+            ("alert_poll_ms", self.alert_poll_ms),
             ("lease_ms", self.lease_ms),
             ("wallet.request_timeout_ms", self.wallet.request_timeout_ms),
         ] {
@@ -170,6 +174,8 @@ impl Config {
             min_runway: Duration::ZERO,
             on_shortage: OnShortage::Together,
             max_spend: None,
+            alert_at: None,
+            alert_webhook: None,
         })
     }
 
@@ -205,6 +211,10 @@ impl Config {
 
     pub fn payout_late(&self) -> Duration {
         Duration::from_millis(self.payout_late_ms)
+    }
+
+    pub fn alert_poll(&self) -> Duration {
+        Duration::from_millis(self.alert_poll_ms)
     }
 
     pub fn lease(&self) -> Duration {

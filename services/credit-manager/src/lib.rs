@@ -13,6 +13,7 @@
 //! far each session may run. All of it is one pure state, the [`bank`]; the [`writer`] is the thread that owns it
 //! together with the journal, and answers only what is on disk. [`settlement`] keeps the wallet in step.
 
+pub mod alert;
 pub mod api;
 pub mod bank;
 pub mod config;
@@ -46,6 +47,7 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tracing::{info, warn};
 
+use crate::alert::Alerts;
 use crate::api::{AccountApi, LedgerApi, SessionApi};
 use crate::bank::Now;
 use crate::ledger::{Journal, Reader};
@@ -155,6 +157,7 @@ pub fn assemble(
     let mut supervisor = Supervisor::new(shutdown.clone());
     supervise_settlement(&mut supervisor, config, edges, &writer, settle)?;
     supervise_leases(&mut supervisor, config, edges, &writer);
+    supervise_alerts(&mut supervisor, config, edges, &writer);
     let reader = Reader::new(config.database.clone());
     let auditor = Auditor {
         writer: writer.clone(),
@@ -234,6 +237,16 @@ fn supervise_settlement(
     supervisor.spawn("deposits", on_exit, move |shutdown| scanner.clone().run(shutdown));
     supervisor.spawn("payouts", on_exit, move |shutdown| payouts.clone().run(shutdown));
     Ok(())
+}
+
+fn supervise_alerts(supervisor: &mut Supervisor, config: &Config, edges: &Edges, writer: &Writer) {
+    let alerts = Alerts {
+        writer: writer.clone(),
+        clock: edges.clock.clone(),
+        interval: config.alert_poll(),
+    };
+    let on_exit = OnExit::Restart { backoff: BACKOFF };
+    supervisor.spawn("alerts", on_exit, move |shutdown| alerts.clone().run(shutdown));
 }
 
 fn supervise_leases(supervisor: &mut Supervisor, config: &Config, edges: &Edges, writer: &Writer) {

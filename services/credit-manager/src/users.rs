@@ -8,6 +8,7 @@ use units::{
     UserName,
 };
 
+use crate::alert::{Alarm, Webhook};
 use crate::grant::{Funds, Purse};
 use crate::settlement::wallet::Address;
 use crate::shortage;
@@ -34,6 +35,9 @@ pub struct Settings {
     pub on_shortage: OnShortage,
     /// The most that everything may cost an hour.
     pub max_spend: Option<Amount>,
+    /// The balance at which an alert is raised; `None`: `min_balance`.
+    pub alert_at: Option<Amount>,
+    pub alert_webhook: Option<Webhook>,
 }
 
 /// Changes of [`Settings`]; what is absent stays.
@@ -48,6 +52,8 @@ pub struct SettingsPatch {
     pub min_runway: Option<Duration>,
     pub on_shortage: Option<OnShortage>,
     pub max_spend: Option<Option<Amount>>,
+    pub alert_at: Option<Amount>,
+    pub alert_webhook: Option<Option<Webhook>>,
 }
 
 impl Settings {
@@ -62,7 +68,17 @@ impl Settings {
             min_runway: patch.min_runway.unwrap_or(self.min_runway),
             on_shortage: patch.on_shortage.unwrap_or(self.on_shortage),
             max_spend: patch.max_spend.unwrap_or(self.max_spend),
+            alert_at: patch.alert_at.or(self.alert_at),
+            alert_webhook: match &patch.alert_webhook {
+                Some(changed) => changed.clone(),
+                None => self.alert_webhook.clone(),
+            },
         }
+    }
+
+    /// The balance at which an alert is raised.
+    pub fn alert_threshold(&self) -> Amount {
+        self.alert_at.unwrap_or(self.min_balance)
     }
 
     /// How long the balance has to last for new work to start.
@@ -140,6 +156,7 @@ pub struct UserState {
     pub pending: Amount,
     /// What everybody was told last.
     pub told: Option<Gate>,
+    pub alarm: Alarm,
     /// What the sessions cost an hour at their present pace.
     pub burn: Amount,
     /// Those that funds do not last for.
@@ -166,6 +183,7 @@ impl UserState {
             unposted: Amount::ZERO,
             pending: Amount::ZERO,
             told: None,
+            alarm: Alarm::default(),
             burn: Amount::ZERO,
             dismissed: BTreeSet::new(),
             has_limited_functions: false,
@@ -189,6 +207,8 @@ mod tests {
             min_runway: Duration::ZERO,
             on_shortage: OnShortage::Together,
             max_spend: None,
+            alert_at: None,
+            alert_webhook: None,
         }
     }
 

@@ -1,4 +1,4 @@
-//! A user's own limits over real gRPC: the minimum runway, who goes first when money is short, spending limits.
+//! A user's own limits over real gRPC: the minimum runway, who goes first when money is short, spending limits, alerts.
 
 #![expect(
     clippy::unwrap_used,
@@ -9,18 +9,24 @@
 mod service;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use credit_manager::settlement::fake::FakeWallet;
 use proto::credit::v1::open_session_response::Outcome as Answer;
 use proto::credit::v1::*;
 use service::{CORE_SECOND, NODE, Service, config, grc};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 use tonic::Code;
 use units::{Amount, SessionId};
 
 /// Alice with one GRC, no debt limit, and these terms.
 async fn service(folder: &Path, terms: UpdateUserRequest) -> Service {
-    let wallet = Arc::new(FakeWallet::new());
+    service_on(folder, Arc::new(FakeWallet::new()), terms).await
+}
+
+async fn service_on(folder: &Path, wallet: Arc<FakeWallet>, terms: UpdateUserRequest) -> Service {
     let mut service = Service::start(config(folder, "addresses"), wallet.clone()).await;
     let alice = service.user("alice", "0").await;
     let one: Amount = "1".parse().unwrap();
@@ -199,5 +205,107 @@ async fn a_spending_limit_is_shared_and_told_to_those_it_concerns() {
         service.try_open(SessionId::new(), "alice", "c", "").await,
         Answer::Opened(_)
     ));
+    service.stop().await.unwrap();
+}
+
+/// A web server that answers each call with the next of these statuses, and the last of them ever after.
+async fn webhook(statuses: &'static [u16]) -> (String, Arc<Mutex<Vec<serde_json::Value>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/alert", listener.local_addr().unwrap());
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let heard = calls.clone();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            let body = loop {
+                stream.read_buf(&mut request).await.unwrap();
+                let text = String::from_utf8_lossy(&request).into_owned();
+                let body = text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
+                if let Some(body) = body.and_then(|body| serde_json::from_str(&body).ok()) {
+                    break body;
+                }
+            };
+            let status = {
+                let mut heard = heard.lock().unwrap();
+                heard.push(body);
+                statuses[(heard.len() - 1).min(statuses.len() - 1)]
+            };
+            let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    (url, calls)
+}
+
+async fn alert(service: &mut Service) -> Option<Alert> {
+    let request = ListFunctionsRequest::default();
+    let functions = service
+        .accounts
+        .list_functions(request)
+        .await
+        .unwrap()
+        .into_inner()
+        .functions;
+    functions[0].alert.clone()
+}
+
+#[tokio::test]
+async fn a_low_balance_is_told_once_for_each_fall_also_across_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let (url, calls) = webhook(&[500, 200]).await;
+    let terms = UpdateUserRequest {
+        alert_at_halfords: Some(grc("0.5")),
+        alert_webhook: Some(url),
+        ..UpdateUserRequest::default()
+    };
+    let wallet = Arc::new(FakeWallet::new());
+    let mut service = service_on(folder.path(), wallet.clone(), terms).await;
+    let session = opened(&mut service, "a").await;
+    assert_eq!(alert(&mut service).await, None);
+    service.report(session, 360 * CORE_SECOND, 1).await.unwrap();
+    let until_called = async |times: usize| {
+        while calls.lock().unwrap().len() < times {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    // Refused at first, so it is called again.
+    until_called(2).await;
+    let raised = alert(&mut service).await.unwrap();
+    assert_eq!(raised.balance_halfords, grc("0.4"));
+    for call in calls.lock().unwrap().iter() {
+        assert_eq!(
+            (call["id"].as_str(), call["balance_grc"].as_str()),
+            (Some(raised.id.as_str()), Some("0.40000000"))
+        );
+    }
+    service.report(session, 420 * CORE_SECOND, 1).await.unwrap();
+    service.stop().await.unwrap();
+
+    let mut service = Service::start(config(folder.path(), "addresses"), wallet.clone()).await;
+    assert_eq!(alert(&mut service).await, Some(raised), "the same alert stands");
+    // A higher balance arms it again, and the next fall is another.
+    let address = service.get("alice").await.deposit_address;
+    let one: Amount = "1".parse().unwrap();
+    wallet.deposit(&address.parse().unwrap(), &[one]);
+    wallet.mine(3);
+    while alert(&mut service).await.is_some() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    service.report(session, 600 * CORE_SECOND, 1).await.unwrap();
+    let lower = UpdateUserRequest {
+        name: "alice".to_owned(),
+        alert_at_halfords: Some(grc("2")),
+        ..UpdateUserRequest::default()
+    };
+    service.accounts.update_user(lower).await.unwrap();
+    until_called(3).await;
+    let ids: Vec<String> = calls
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|call| call["id"].to_string())
+        .collect();
+    assert!(ids[0] == ids[1] && ids[1] != ids[2] && ids.len() == 3, "{ids:?}");
     service.stop().await.unwrap();
 }

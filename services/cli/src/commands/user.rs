@@ -86,6 +86,12 @@ pub(crate) struct SetArgs {
     /// The most that all tasks may cost an hour, in GRC, or off
     #[arg(long, value_name = "AMOUNT", group = "terms")]
     max_spend: Option<Limit>,
+    /// The balance, in GRC, at which an alert is raised, once for each fall [default: the min balance]
+    #[arg(long, value_name = "AMOUNT", group = "terms", allow_negative_numbers = true)]
+    alert_at: Option<Amount>,
+    /// Where alerts are posted to, as JSON, or off
+    #[arg(long, value_name = "URL", group = "terms")]
+    alert_webhook: Option<String>,
     /// Off: never billed and never stopped
     #[arg(long, value_name = "ON|OFF", group = "terms")]
     accounting: Option<Switch>,
@@ -160,6 +166,11 @@ impl SetArgs {
                 .on_shortage
                 .map(|on_shortage| credit::OnShortage::from(on_shortage).into()),
             max_spend_halfords_per_hour: self.max_spend.map(Limit::halfords),
+            alert_at_halfords: self.alert_at.map(Amount::halfords),
+            alert_webhook: self.alert_webhook.map(|url| match url.as_str() {
+                "off" => String::new(),
+                _ => url,
+            }),
         }
     }
 }

@@ -15,8 +15,8 @@ use units::{
 };
 
 use super::{
-    Account, Credit, CreditError, FunctionEntry, OpenSession, Opened, Push, Quote, Refusal, SessionState,
-    Usage,
+    Account, Alert, Credit, CreditError, FunctionEntry, OpenSession, Opened, Push, Quote, Refusal,
+    SessionState, Usage,
 };
 use crate::layout::TaskKey;
 use crate::task::{Bill, Licence, Verdict};
@@ -41,6 +41,7 @@ struct Inner {
     revision: u64,
     ceiling: Option<MilliCores>,
     dismissed: BTreeSet<SessionId>,
+    alert: Option<Alert>,
     /// Why every session is refused, if it is.
     refusal: Option<Refusal>,
 }
@@ -66,6 +67,7 @@ impl FakeCredit {
             revision: 1,
             ceiling: None,
             dismissed: BTreeSet::new(),
+            alert: None,
             refusal: None,
         };
         Self {
@@ -104,6 +106,11 @@ impl FakeCredit {
     /// A session that is told with its next report to go.
     pub fn dismiss(&self, session: SessionId) {
         self.lock().dismissed.insert(session);
+    }
+
+    /// The alert of every user from now on.
+    pub fn alert(&self, alert: Option<Alert>) {
+        self.lock().alert = alert;
     }
 
     /// Refuses every session from now on, or no longer.
@@ -288,6 +295,7 @@ impl Credit for FakeCredit {
             name: name.clone(),
             user: user.clone(),
             may_start: inner.may_start,
+            alert: inner.alert.clone(),
         };
         Ok(inner.functions.iter().map(entry).collect())
     }

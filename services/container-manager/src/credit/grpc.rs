@@ -14,10 +14,10 @@ use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 use tower::ServiceExt as _;
 use tower::util::BoxCloneSyncService;
-use units::{Amount, CpuPrice, CpuTime, FunctionName, MilliCores, NodeId, SessionId, UserName};
+use units::{Amount, CpuPrice, CpuTime, FunctionName, MilliCores, NodeId, SessionId, Timestamp, UserName};
 
 use super::{
-    Account, Credit, CreditError, Estimate, FunctionEntry, OpenSession, Opened, Push, Quote, Refusal,
+    Account, Alert, Credit, CreditError, Estimate, FunctionEntry, OpenSession, Opened, Push, Quote, Refusal,
     SessionState, Usage,
 };
 use crate::task::{AttemptCost, Bill, Licence, Verdict};
@@ -215,6 +215,7 @@ impl Credit for GrpcCredit {
                 name: parse("name", &function.name)?,
                 user: parse("user", &function.user)?,
                 may_start: function.may_start,
+                alert: function.alert.as_ref().map(alert),
             })
         };
         answer.functions.iter().map(entry).collect()
@@ -234,6 +235,15 @@ impl Credit for GrpcCredit {
             burn: Amount::from_halfords(user.burn_halfords_per_hour),
             runway: user.runway_ms.map(Duration::from_millis),
         })
+    }
+}
+
+fn alert(alert: &wire::Alert) -> Alert {
+    Alert {
+        id: alert.id.clone(),
+        threshold: Amount::from_halfords(alert.threshold_halfords),
+        balance: Amount::from_halfords(alert.balance_halfords),
+        raised_at: Timestamp::from_unix_ms(alert.raised_at_ms),
     }
 }
 

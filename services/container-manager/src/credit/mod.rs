@@ -10,7 +10,7 @@ use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 use units::{
     Amount, CpuPrice, CpuTime, FunctionName, Grant, MilliCores, Restriction, SessionId, Standing, TaskId,
-    UserName,
+    Timestamp, UserName,
 };
 
 pub use grpc::{GrpcCredit, Transport};
@@ -90,12 +90,25 @@ pub struct Account {
     pub runway: Option<Duration>,
 }
 
+/// A balance that fell to its user's threshold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alert {
+    /// The same for every telling of one alert.
+    pub id: String,
+    pub threshold: Amount,
+    /// What the balance was when that was seen.
+    pub balance: Amount,
+    pub raised_at: Timestamp,
+}
+
 /// A function, and whether its user may start new work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FunctionEntry {
     pub name: FunctionName,
     pub user: UserName,
     pub may_start: bool,
+    /// Until the balance is above the threshold again.
+    pub alert: Option<Alert>,
 }
 
 /// What a task of this size would cost.

@@ -57,6 +57,13 @@ impl FakeStore {
             .unwrap_or_default()
     }
 
+    /// The version of an object.
+    pub fn etag(&self, bucket: &str, key: &str) -> Option<String> {
+        let inner = self.lock();
+        let object = inner.buckets.get(bucket)?.get(key)?;
+        Some(object.etag.clone())
+    }
+
     pub fn text(&self, bucket: &str, key: &str) -> Option<String> {
         let inner = self.lock();
         let object = inner.buckets.get(bucket)?.get(key)?;

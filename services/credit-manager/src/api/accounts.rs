@@ -345,6 +345,10 @@ fn settings_patch(message: &wire::UpdateUserRequest) -> Result<SettingsPatch, In
         let problem = format!("is more than a hundred years ({RUNWAY_SECS_MAX} s)");
         return Err(InvalidField::new("min_runway_s", problem));
     }
+    let webhook = message
+        .alert_webhook
+        .as_deref()
+        .map(|text| optional("alert_webhook", text));
     let billing = message.billing.map(|_| Billing::try_from(message.billing()));
     Ok(SettingsPatch {
         min_balance: message.min_balance_halfords.map(Amount::from_halfords),
@@ -356,6 +360,8 @@ fn settings_patch(message: &wire::UpdateUserRequest) -> Result<SettingsPatch, In
         min_runway: message.min_runway_s.map(Duration::from_secs),
         on_shortage: on_shortage.transpose()?,
         max_spend: limit_an_hour(message.max_spend_halfords_per_hour)?,
+        alert_at: message.alert_at_halfords.map(Amount::from_halfords),
+        alert_webhook: webhook.transpose()?,
     })
 }
 
@@ -419,6 +425,12 @@ fn wire_user(view: &UserView) -> wire::User {
         on_shortage: wire::OnShortage::from(settings.on_shortage).into(),
         max_spend_halfords_per_hour: settings.max_spend.map(Amount::halfords),
         burn_halfords_per_hour: view.burn.halfords(),
+        alert_at_halfords: settings.alert_threshold().halfords(),
+        alert_webhook: settings
+            .alert_webhook
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
         runway_ms: view
             .runway()
             .map(|runway| u64::try_from(runway.as_millis()).unwrap_or(u64::MAX)),
@@ -429,6 +441,12 @@ fn wire_function(function: &Function, view: &UserView) -> wire::Function {
     wire::Function {
         name: function.name.to_string(),
         max_spend_halfords_per_hour: function.max_spend.map(Amount::halfords),
+        alert: view.alert.as_ref().map(|alert| wire::Alert {
+            id: alert.id(&view.user.name),
+            threshold_halfords: alert.threshold.halfords(),
+            balance_halfords: alert.balance.halfords(),
+            raised_at_ms: alert.raised_at.unix_ms(),
+        }),
         user: view.user.name.to_string(),
         may_start: view.refusal.is_none(),
         refusal: view.refusal.clone().unwrap_or_default(),

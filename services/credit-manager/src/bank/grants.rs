@@ -232,6 +232,8 @@ mod tests {
                 min_runway: std::time::Duration::ZERO,
                 on_shortage: OnShortage::Together,
                 max_spend: None,
+                alert_at: None,
+                alert_webhook: None,
             },
             created_at: Timestamp::default(),
         })

@@ -4,6 +4,7 @@
 //! then, notes in [`Effects`] what has to be written and who has to be told, and leaves both to the
 //! [`writer`](crate::writer).
 
+mod alarms;
 mod grants;
 mod limits;
 mod money;
@@ -15,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tokio::time::Instant;
 use units::{Amount, FunctionName, SessionId, Timestamp, UserName};
 
+use crate::alert::Alarm;
 #[cfg(test)]
 use crate::grant::Holding;
 use crate::ledger::accounts::BalanceOverflow;
@@ -43,6 +45,7 @@ pub struct Now {
 pub enum Change {
     User(User),
     Function(Function),
+    Alarm(UserName, Alarm),
     Task(Task),
     Opened(Box<Session>),
     Closed(Closed, Timestamp),

@@ -7,6 +7,7 @@ use units::{Amount, FunctionName, MilliCores, Standing, UserName};
 use super::grants::Cause;
 use super::limits::check_spending;
 use super::{Bank, BankError, Change};
+use crate::alert::Alert;
 use crate::pace;
 use crate::users::{Function, SettingsPatch, User, UserState};
 
@@ -27,6 +28,8 @@ pub struct UserView {
     pub capacity: MilliCores,
     /// What they cost an hour at their present pace.
     pub burn: Amount,
+    /// That the balance fell to its threshold, as long as it is not above again.
+    pub alert: Option<Alert>,
     pub live_sessions: usize,
 }
 
@@ -93,6 +96,7 @@ impl Bank {
             standing: settings.standing(balance),
             refusal: settings.may_start(&state.user.name, balance).err(),
             burn: state.burn,
+            alert: state.alarm.raised().cloned(),
             capacity: capacities.map(|session| session.capacity).sum(),
             live_sessions: state.sessions.len(),
         }

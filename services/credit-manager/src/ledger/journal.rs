@@ -8,10 +8,11 @@ use std::path::Path;
 use rusqlite::{Connection, OptionalExtension as _, params};
 use rusqlite_migration::{M, Migrations};
 use service_kit::database::{self, DatabaseError};
-use units::{Amount, SessionId, TaskId};
+use units::{Amount, SessionId, TaskId, UserName};
 
 use super::rows;
 use super::{Transfer, TransferId};
+use crate::alert::Alarm;
 use crate::bank::Change;
 use crate::session::{AttemptCost, Closed, Session, Task};
 use crate::settlement::outbox::Payout;
@@ -94,6 +95,7 @@ impl Journal {
                     closed.id.to_string(),
                 ])
                 .map(drop),
+            Change::Alarm(user, alarm) => self.put_alarm(user, alarm),
             Change::Posted(transfer) => self.append(transfer),
             Change::Payout(payout) => self.put_payout(payout),
             Change::Scanned(cursor) => self
@@ -108,11 +110,12 @@ impl Journal {
         let settings = &user.settings;
         self.connection
             .prepare_cached(
-                "INSERT INTO users VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET
+                "INSERT INTO users VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET
                  min_balance = excluded.min_balance, debt_limit = excluded.debt_limit, policy = excluded.policy,
                  billing = excluded.billing, cpu_time_us_per_grc = excluded.cpu_time_us_per_grc,
                  accounting = excluded.accounting, min_runway_s = excluded.min_runway_s,
-                 on_shortage = excluded.on_shortage, max_spend = excluded.max_spend",
+                 on_shortage = excluded.on_shortage, max_spend = excluded.max_spend,
+                 alert_at = excluded.alert_at, alert_webhook = excluded.alert_webhook",
             )?
             .execute(params![
                 user.name.as_str(),
@@ -126,7 +129,23 @@ impl Journal {
                 settings.min_runway.as_secs().cast_signed(),
                 settings.on_shortage.as_str(),
                 settings.max_spend.map(Amount::halfords),
+                settings.alert_at.map(Amount::halfords),
+                settings.alert_webhook.as_ref().map(ToString::to_string),
                 user.created_at.unix_ms(),
+            ])
+            .map(drop)
+    }
+
+    fn put_alarm(&self, user: &UserName, alarm: &Alarm) -> rusqlite::Result<()> {
+        let alert = alarm.raised();
+        self.connection
+            .prepare_cached("INSERT OR REPLACE INTO alarms VALUES (?, ?, ?, ?, ?)")?
+            .execute(params![
+                user.as_str(),
+                alert.map(|alert| alert.threshold.halfords()),
+                alert.map(|alert| alert.balance.halfords()),
+                alert.map(|alert| alert.raised_at.unix_ms()),
+                alert.map(|alert| alert.is_told),
             ])
             .map(drop)
     }

@@ -25,6 +25,11 @@ impl Journal {
         for user in users.query_map([], rows::user)? {
             bank.restore_user(user?);
         }
+        let mut alarms = self.connection.prepare("SELECT * FROM alarms")?;
+        for alarm in alarms.query_map([], |row| Ok((rows::text(row, "user")?, rows::alarm(row)?)))? {
+            let (user, alarm) = alarm?;
+            bank.restore_alarm(&user, alarm);
+        }
         let mut functions = self.connection.prepare("SELECT * FROM functions")?;
         for function in functions.query_map([], rows::function)? {
             bank.restore_function(function?);

@@ -10,6 +10,7 @@ use units::{Amount, CpuPrice, CpuTime, Grant, MilliCores, Timestamp};
 
 use super::reader::SessionRecord;
 use super::{Kind, Transfer, TransferId};
+use crate::alert::{Alarm, Alert};
 use crate::grant::Holding;
 use crate::pace::Pace;
 use crate::quote::Sample;
@@ -98,9 +99,23 @@ pub(super) fn user(row: &Row<'_>) -> rusqlite::Result<User> {
             min_runway: Duration::from_secs(unsigned(row, "min_runway_s")?),
             on_shortage: text(row, "on_shortage")?,
             max_spend: optional_amount(row, "max_spend")?,
+            alert_at: optional_amount(row, "alert_at")?,
+            alert_webhook: optional_text(row, "alert_webhook")?,
         },
         created_at: time(row, "created_at_ms")?,
     })
+}
+
+pub(super) fn alarm(row: &Row<'_>) -> rusqlite::Result<Alarm> {
+    let Some(raised_at) = row.get::<_, Option<i64>>("raised_at_ms")? else {
+        return Ok(Alarm::Armed);
+    };
+    Ok(Alarm::Raised(Alert {
+        threshold: amount(row, "threshold")?,
+        balance: amount(row, "balance")?,
+        raised_at: Timestamp::from_unix_ms(raised_at),
+        is_told: row.get("is_told")?,
+    }))
 }
 
 pub(super) fn function(row: &Row<'_>) -> rusqlite::Result<Function> {

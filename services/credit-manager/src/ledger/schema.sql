@@ -10,7 +10,18 @@ CREATE TABLE users (
     min_runway_s INTEGER NOT NULL,
     on_shortage TEXT NOT NULL,
     max_spend INTEGER,                     -- an hour; NULL: no limit
+    alert_at INTEGER,                      -- NULL: min_balance
+    alert_webhook TEXT,
     created_at_ms INTEGER NOT NULL
+) STRICT;
+
+-- Users whose balance has been above their threshold; the last four are of an alert, NULL while there is none.
+CREATE TABLE alarms (
+    user TEXT PRIMARY KEY REFERENCES users (name),
+    threshold INTEGER,
+    balance INTEGER,
+    raised_at_ms INTEGER,
+    is_told INTEGER
 ) STRICT;
 
 CREATE TABLE functions (

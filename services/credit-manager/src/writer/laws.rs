@@ -129,6 +129,8 @@ impl World {
                         OnShortage::Together
                     },
                     max_spend: (number == 1).then(|| Amount::from_halfords(600_000_000)),
+                    alert_at: None,
+                    alert_webhook: None,
                 };
                 let (name, address, created_at) = (user(number), address(number), world.now.wall);
                 bank.create_user(User {
@@ -309,6 +311,7 @@ impl World {
             }
             Operation::Expire => {
                 self.now.instant += LEASE / 2;
+                bank.judge_alarms(now.wall);
                 bank.expire(LEASE, self.now).unwrap();
             }
             Operation::RaiseLimit {
