@@ -486,6 +486,38 @@ async fn an_alert_is_in_the_bucket_until_the_balance_is_above_again_and_written_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_cut_off_runs_on_to_its_grant_and_bills_everything_when_it_is_back() {
+    let world = World::with_hold("sleep 600", "").await;
+    let six = CpuTime::from_secs(6);
+    let paid = Grant {
+        throttle_at: six,
+        stop_at: six,
+    };
+    world.credit.say(paid, Restriction::None, true);
+    world.put("input/a", "");
+    let session = world.until_metered().await;
+    world.credit.set_down(true);
+    let is_frozen = |world: &World| world.cgroups.task(session, |task| task.frozen).unwrap();
+    world
+        .cgroups
+        .set_cpu_time(session, CpuTime::from_micros(5_999_999));
+    // Many looks and many reports that nobody hears.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(!is_frozen(&world), "its grant is not used up");
+    world.cgroups.set_cpu_time(session, six);
+    world.until("the end of the grant", is_frozen).await;
+    assert!(world.has("processing/a") && world.credit.closed().is_empty());
+    world.credit.set_down(false);
+    world
+        .until("the bill", |world| world.credit.reported() == [six])
+        .await;
+    world.credit.say(Grant::UNLIMITED, Restriction::None, true);
+    world.until("the thaw", |world| !is_frozen(world)).await;
+    assert_eq!(world.credit.live_sessions(), [session], "still the first attempt");
+    world.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_task_that_spends_its_own_cap_is_charged_and_parked() {
     let world = World::with_script("sleep 600").await;
     // 0.01 GRC are 6 core-seconds.

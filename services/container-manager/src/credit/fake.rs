@@ -42,6 +42,7 @@ struct Inner {
     ceiling: Option<MilliCores>,
     dismissed: BTreeSet<SessionId>,
     alert: Option<Alert>,
+    is_down: bool,
     /// Why every session is refused, if it is.
     refusal: Option<Refusal>,
 }
@@ -68,6 +69,7 @@ impl FakeCredit {
             ceiling: None,
             dismissed: BTreeSet::new(),
             alert: None,
+            is_down: false,
             refusal: None,
         };
         Self {
@@ -111,6 +113,28 @@ impl FakeCredit {
     /// The alert of every user from now on.
     pub fn alert(&self, alert: Option<Alert>) {
         self.lock().alert = alert;
+    }
+
+    /// Whether calls fail as those of an unreachable credit-manager do.
+    pub fn set_down(&self, is_down: bool) {
+        self.lock().is_down = is_down;
+    }
+
+    /// The totals told of live sessions.
+    pub fn reported(&self) -> Vec<CpuTime> {
+        let inner = self.lock();
+        let live = inner.sessions.values().filter(|session| session.closed.is_none());
+        live.map(|session| session.total).collect()
+    }
+
+    fn reach(&self) -> Result<MutexGuard<'_, Inner>, CreditError> {
+        let inner = self.lock();
+        if inner.is_down {
+            let url = "fake".to_owned();
+            let err = "it is down".into();
+            return Err(CreditError::Unreachable { url, err });
+        }
+        Ok(inner)
     }
 
     /// Refuses every session from now on, or no longer.
@@ -178,7 +202,7 @@ fn refused(refusal: Refusal) -> Opened {
 #[async_trait]
 impl Credit for FakeCredit {
     async fn open(&self, request: &OpenSession) -> Result<Opened, CreditError> {
-        let mut inner = self.lock();
+        let mut inner = self.reach()?;
         let Some(user) = inner.functions.get(&request.function).cloned() else {
             return Ok(refused(Refusal::UnknownFunction));
         };
@@ -226,7 +250,7 @@ impl Credit for FakeCredit {
     }
 
     async fn report(&self, usages: &[Usage]) -> Result<Vec<SessionState>, CreditError> {
-        let mut inner = self.lock();
+        let mut inner = self.reach()?;
         let mut states = Vec::new();
         for usage in usages {
             let state = inner.state(usage.session);
@@ -242,7 +266,7 @@ impl Credit for FakeCredit {
     }
 
     async fn close(&self, session: SessionId, total: CpuTime, verdict: Verdict) -> Result<Bill, CreditError> {
-        let mut inner = self.lock();
+        let mut inner = self.reach()?;
         let Some(closed) = inner.sessions.get_mut(&session) else {
             return Err(CreditError::Refused {
                 message: format!("no session {session}"),
