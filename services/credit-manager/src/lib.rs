@@ -45,7 +45,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::alert::Alerts;
 use crate::api::{AccountApi, LedgerApi, SessionApi};
@@ -54,7 +54,9 @@ use crate::ledger::{Journal, Reader};
 use crate::settlement::audit::Auditor;
 use crate::settlement::deposit::Scanner;
 use crate::settlement::gridcoin::{Gridcoin, GridcoinConfig};
+use crate::settlement::outbox::Rules;
 use crate::settlement::payout::Payouts;
+use crate::settlement::receiver_check::{self, ReceiverError};
 use crate::settlement::wallet::Wallet;
 use crate::settlement::withdrawal::Withdrawals;
 use crate::writer::{CommandError, Desk, Ledger, Writer, WriterEnd};
@@ -108,7 +110,7 @@ pub async fn run(
     service_kit::metrics::start(config.metrics_listen, shutdown.clone()).await?;
     let journal = Journal::open(&config.database).context("failed to open the ledger")?;
     let desk = Desk::open(journal).context("failed to load the ledger")?;
-    check_wallet(&edges, desk.bank.views().is_empty()).await?;
+    check_wallet(&config, &edges, desk.bank.views().is_empty()).await?;
 
     let Parts {
         sessions,
@@ -199,15 +201,43 @@ pub fn assemble(
 }
 
 /// A wallet that was never reached is more likely to be configured wrongly than to be down.
-async fn check_wallet(edges: &Edges, is_first_start: bool) -> anyhow::Result<()> {
-    match edges.wallet.check().await {
+///
+/// Receivers that the wallet knows otherwise are an error at any start.
+async fn check_wallet(config: &Config, edges: &Edges, is_first_start: bool) -> anyhow::Result<()> {
+    let checked = match edges.wallet.check().await {
+        Ok(()) => receiver_check::check(&*edges.wallet, &config.rules()?).await,
+        Err(err) => Err(err.into()),
+    };
+    match checked {
         Ok(()) => Ok(()),
+        Err(err) if !err.is_unknown() => Err(err).context("a receiver's address is wrong"),
         Err(err) if is_first_start => Err(err).context("the wallet is not ready"),
         Err(err) => {
             warn!(error = %Chain(&err), "the wallet is not ready, starting without it");
             Ok(())
         }
     }
+}
+
+/// Checks the receivers when the wallet answers, and opens the outbox then. Errors if one is wrong.
+async fn check_receivers(
+    wallet: Arc<dyn Wallet>,
+    rules: Rules,
+    checked: CancellationToken,
+    shutdown: CancellationToken,
+) -> Result<(), ReceiverError> {
+    let mut timer = tokio::time::interval(BACKOFF);
+    while shutdown.run_until_cancelled(timer.tick()).await.is_some() {
+        match receiver_check::check(&*wallet, &rules).await {
+            Ok(()) => {
+                checked.cancel();
+                shutdown.cancelled().await;
+            }
+            Err(err) if err.is_unknown() => debug!(error = %Chain(&err), "receivers not checked yet"),
+            Err(err) => return Err(err),
+        }
+    }
+    Ok(())
 }
 
 fn supervise_settlement(
@@ -224,6 +254,7 @@ fn supervise_settlement(
         confirmations: config.confirmations,
         interval: config.deposit_poll(),
     };
+    let checked = CancellationToken::new();
     let payouts = Payouts {
         writer: writer.clone(),
         wallet: edges.wallet.clone(),
@@ -232,7 +263,12 @@ fn supervise_settlement(
         interval: config.payout_poll(),
         late_execution: config.payout_late(),
         wake,
+        receivers_checked: checked.clone(),
     };
+    let (wallet, rules) = (edges.wallet.clone(), config.rules()?);
+    supervisor.spawn("receivers", OnExit::Shutdown, move |shutdown| {
+        check_receivers(wallet.clone(), rules.clone(), checked.clone(), shutdown)
+    });
     let on_exit = OnExit::Restart { backoff: BACKOFF };
     supervisor.spawn("deposits", on_exit, move |shutdown| scanner.clone().run(shutdown));
     supervisor.spawn("payouts", on_exit, move |shutdown| payouts.clone().run(shutdown));

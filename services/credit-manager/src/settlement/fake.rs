@@ -327,6 +327,22 @@ impl Wallet for FakeWallet {
         })
     }
 
+    async fn addresses_of(&self, label: &str) -> Result<Vec<Address>, WalletError> {
+        let state = self.reachable()?;
+        let labelled = state.addresses.iter().filter(|(user, _)| user.as_str() == label);
+        Ok(labelled.map(|(_, address)| address.clone()).collect())
+    }
+
+    async fn account_balances(&self, _: u32) -> Result<Option<BTreeMap<String, Amount>>, WalletError> {
+        Ok(None)
+    }
+
+    async fn has_transaction(&self, txid: &str) -> Result<bool, WalletError> {
+        let state = self.reachable()?;
+        let made = |(_, receipt): &(Payment, Receipt)| receipt.txid.as_deref() == Some(txid);
+        Ok(state.payments.iter().any(made))
+    }
+
     async fn check_unlocked(&self) -> Result<(), WalletError> {
         self.reachable().map(drop)
     }

@@ -32,7 +32,8 @@ use tower::layer::layer_fn;
 use units::{Amount, UserName};
 
 use super::wallet::{
-    Address, AddressFacts, Cursor, Deposit, DepositId, Deposits, Payment, Receipt, Route, Wallet, WalletError,
+    Address, AddressError, AddressFacts, Cursor, Deposit, DepositId, Deposits, Payment, Receipt, Route,
+    Wallet, WalletError,
 };
 use cursor::ScanState;
 use reply::{AddressInfo, Entry, Since, Transaction, WalletInfo};
@@ -50,6 +51,9 @@ const EXACT_MAX: Amount = match Amount::from_grc(30_000_000) {
     Some(amount) => amount,
     None => Amount::MAX,
 };
+
+/// The daemon's code for a transaction it does not know.
+const UNKNOWN: i32 = -5;
 
 /// How the daemon is set up, and what for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
@@ -223,7 +227,7 @@ impl Wallet for Gridcoin {
         };
         address
             .parse()
-            .map_err(|err: super::wallet::AddressError| WalletError::Nonsense {
+            .map_err(|err: AddressError| WalletError::Nonsense {
                 method: "getnewaddress",
                 problem: err.to_string(),
             })
@@ -323,6 +327,38 @@ impl Wallet for Gridcoin {
             },
             AddressInfo { account: label, .. } => AddressFacts::Foreign { label },
         })
+    }
+
+    async fn addresses_of(&self, label: &str) -> Result<Vec<Address>, WalletError> {
+        let known: Vec<String> = self.call("getaddressesbyaccount", rpc_params![label]).await?;
+        let parsed = known.iter().map(|address| address.parse());
+        parsed
+            .collect::<Result<_, AddressError>>()
+            .map_err(|err| WalletError::Nonsense {
+                method: "getaddressesbyaccount",
+                problem: err.to_string(),
+            })
+    }
+
+    async fn account_balances(
+        &self,
+        confirmations: u32,
+    ) -> Result<Option<BTreeMap<String, Amount>>, WalletError> {
+        if self.mode == Mode::Addresses {
+            return Ok(None);
+        }
+        let accounts: BTreeMap<String, reply::Grc> =
+            self.call("listaccounts", rpc_params![confirmations]).await?;
+        let balances = accounts.into_iter().map(|(name, balance)| (name, balance.0));
+        Ok(Some(balances.collect()))
+    }
+
+    async fn has_transaction(&self, txid: &str) -> Result<bool, WalletError> {
+        match self.transaction(txid).await {
+            Ok(transaction) => Ok(transaction.confirmations >= 0),
+            Err(WalletError::Refused { code: UNKNOWN, .. }) => Ok(false),
+            Err(err) => Err(err),
+        }
     }
 
     async fn check_unlocked(&self) -> Result<(), WalletError> {

@@ -10,6 +10,7 @@ pub mod fake;
 pub mod gridcoin;
 pub mod outbox;
 pub mod payout;
+pub mod receiver_check;
 pub mod split;
 pub mod wallet;
 pub mod withdrawal;

@@ -53,11 +53,18 @@ pub struct Payouts {
     /// After an unclear outcome, how long the lost request may still be carried out.
     pub late_execution: Duration,
     pub wake: Arc<Notify>,
+    /// Cancelled when the receivers' addresses are known to be right: nothing is sent before.
+    pub receivers_checked: CancellationToken,
 }
 
 impl Payouts {
     /// Runs until shutdown. Errors if the ledger cannot be written; the wallet's failures are retried.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), CommandError> {
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return Ok(()),
+            () = self.receivers_checked.cancelled() => {}
+        }
         let mut attempts: HashMap<PaymentId, Attempt> = HashMap::new();
         let mut rest: Option<Rest> = None;
         let mut timer = tokio::time::interval(self.interval);

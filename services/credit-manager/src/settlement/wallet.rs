@@ -1,5 +1,6 @@
 //! The edge to the chain: what settlement needs of a wallet, and what a wallet promises.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -39,6 +40,19 @@ pub trait Wallet: Send + Sync + 'static {
 
     /// What the wallet knows of an address.
     async fn address_facts(&self, address: &Address) -> Result<AddressFacts, WalletError>;
+
+    /// The addresses, own and others', that the wallet has under this label.
+    async fn addresses_of(&self, label: &str) -> Result<Vec<Address>, WalletError>;
+
+    /// What each of the wallet's accounts holds, deposits of at least this many confirmations counted. `None` where it keeps
+    /// no accounts.
+    async fn account_balances(
+        &self,
+        confirmations: u32,
+    ) -> Result<Option<BTreeMap<String, Amount>>, WalletError>;
+
+    /// Whether the wallet knows a transaction, and the chain did not put it aside.
+    async fn has_transaction(&self, txid: &str) -> Result<bool, WalletError>;
 
     /// Checks that nothing but the coins themselves stands in the way of sending: an encrypted wallet has to be unlocked.
     async fn check_unlocked(&self) -> Result<(), WalletError>;

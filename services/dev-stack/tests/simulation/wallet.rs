@@ -1,6 +1,7 @@
 //! A wallet that is slow, loses requests and replies, carries payments out late and refuses some; what it confirmed it
 //! keeps.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -113,6 +114,24 @@ impl Wallet for LyingWallet {
     async fn address_facts(&self, address: &Address) -> Result<AddressFacts, WalletError> {
         self.asked().await?;
         self.inner.address_facts(address).await
+    }
+
+    async fn addresses_of(&self, label: &str) -> Result<Vec<Address>, WalletError> {
+        self.asked().await?;
+        self.inner.addresses_of(label).await
+    }
+
+    async fn account_balances(
+        &self,
+        confirmations: u32,
+    ) -> Result<Option<BTreeMap<String, Amount>>, WalletError> {
+        self.asked().await?;
+        self.inner.account_balances(confirmations).await
+    }
+
+    async fn has_transaction(&self, txid: &str) -> Result<bool, WalletError> {
+        self.asked().await?;
+        self.inner.has_transaction(txid).await
     }
 
     async fn check_unlocked(&self) -> Result<(), WalletError> {
