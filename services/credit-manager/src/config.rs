@@ -36,6 +36,9 @@ pub struct Config {
     /// After a payment whose outcome is unclear, how long the wallet may still carry it out.
     #[serde(default = "one_minute_ms")]
     pub payout_late_ms: u64,
+    /// How often the wallet is compared with the ledger.
+    #[serde(default = "one_minute_ms")]
+    pub reconcile_ms: u64,
     /// Charges are settled when at least this much has come together.
     #[serde(default = "coin_movement")]
     pub min_coin_movement: Amount,
@@ -147,6 +150,7 @@ impl Config {
             ("deposit_poll_ms", self.deposit_poll_ms),
             ("payout_poll_ms", self.payout_poll_ms),
             ("alert_poll_ms", self.alert_poll_ms),
+            ("reconcile_ms", self.reconcile_ms),
             ("lease_ms", self.lease_ms),
             ("wallet.request_timeout_ms", self.wallet.request_timeout_ms),
         ] {
@@ -215,6 +219,10 @@ impl Config {
 
     pub fn alert_poll(&self) -> Duration {
         Duration::from_millis(self.alert_poll_ms)
+    }
+
+    pub fn reconcile(&self) -> Duration {
+        Duration::from_millis(self.reconcile_ms)
     }
 
     pub fn lease(&self) -> Duration {

@@ -57,6 +57,7 @@ use crate::settlement::gridcoin::{Gridcoin, GridcoinConfig};
 use crate::settlement::outbox::Rules;
 use crate::settlement::payout::Payouts;
 use crate::settlement::receiver_check::{self, ReceiverError};
+use crate::settlement::reconcile::Reconciler;
 use crate::settlement::wallet::Wallet;
 use crate::settlement::withdrawal::Withdrawals;
 use crate::writer::{CommandError, Desk, Ledger, Writer, WriterEnd};
@@ -157,7 +158,7 @@ pub fn assemble(
     let settle = Arc::new(Notify::new());
     let (writer, ledger) = Writer::new(desk, settle.clone());
     let mut supervisor = Supervisor::new(shutdown.clone());
-    supervise_settlement(&mut supervisor, config, edges, &writer, settle)?;
+    supervise_settlement(&mut supervisor, config, edges, &writer, settle.clone())?;
     supervise_leases(&mut supervisor, config, edges, &writer);
     supervise_alerts(&mut supervisor, config, edges, &writer);
     let reader = Reader::new(config.database.clone());
@@ -167,6 +168,16 @@ pub fn assemble(
         wallet: edges.wallet.clone(),
         confirmations: config.confirmations,
     };
+    let reconciler = Reconciler {
+        auditor: auditor.clone(),
+        clock: edges.clock.clone(),
+        interval: config.reconcile(),
+        wake: settle,
+    };
+    let on_exit = OnExit::Restart { backoff: BACKOFF };
+    supervisor.spawn("reconciliation", on_exit, move |shutdown| {
+        reconciler.clone().run(shutdown)
+    });
     let sessions = SessionServiceServer::new(SessionApi {
         writer: writer.clone(),
         clock: edges.clock.clone(),

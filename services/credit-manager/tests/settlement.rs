@@ -241,6 +241,58 @@ async fn what_is_settled_is_split_to_the_halford_also_across_a_crash() {
 }
 
 #[tokio::test]
+async fn moves_that_the_wallet_forgot_are_made_again_once_and_no_deposit_is_credited_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = DaemonWorld::start(Mode::Accounts).await;
+    let mut config = config(folder.path(), "accounts");
+    config.reconcile_ms = 20;
+    let mut service = Service::start(config, world.wallet.clone()).await;
+    for name in ["alice", "bob"] {
+        let address = service.user(name, "0").await.deposit_address.parse().unwrap();
+        world.chain.deposit(&address, "2".parse().unwrap()).unwrap();
+        world.chain.mine(3).unwrap();
+        service.until(name, |user| user.balance_halfords > 0).await;
+    }
+    let mut settled = 0;
+    for name in ["alice", "bob", "alice", "alice"] {
+        use_up(&mut service, name, 60).await;
+        settled += grc("0.1");
+        service.until_settled(settled).await;
+    }
+    let whole = world.accounts().await;
+    let ids = async || -> Vec<String> {
+        #[derive(serde::Deserialize)]
+        struct Entry {
+            account: String,
+            comment: Option<String>,
+        }
+        let entries: Vec<Entry> = world.rpc("listtransactions", r#"["*", 1000]"#).await;
+        let paying = entries.into_iter().filter(|entry| !entry.account.contains(':'));
+        let mut ids: Vec<String> = paying.filter_map(|entry| entry.comment).collect();
+        ids.sort_unstable();
+        ids
+    };
+    let made = ids().await;
+    assert_eq!(made.len(), 4);
+    let ledger = service.transfers().await;
+    // The last three moves: one of Bob's and two of Alice's.
+    world.chain.forget(3).unwrap();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    while world.accounts().await != whole {
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "{:?}",
+            world.accounts().await
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    service.assert_sound().await;
+    assert_eq!(ids().await, made, "each under its own id, once");
+    assert_eq!(service.transfers().await, ledger, "the ledger had them all along");
+    service.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn the_daemons_accounts_follow_the_ledger_through_lost_replies() {
     let folder = tempfile::tempdir().unwrap();
     let world = DaemonWorld::start(Mode::Accounts).await;

@@ -247,6 +247,16 @@ impl Bank {
         }
     }
 
+    /// Puts a payment into the outbox again that was made, and that the wallet has forgotten. The ledger has it already.
+    pub fn make_again(&mut self, payout: Payout, now: Timestamp) {
+        self.put_payout(Payout {
+            state: PayoutState::Unsent,
+            is_booked: true,
+            changed_at: now,
+            ..payout
+        });
+    }
+
     /// The unfinished payouts.
     pub fn payouts(&self) -> impl Iterator<Item = &Payout> {
         self.payouts.values()

@@ -160,6 +160,33 @@ impl Reader {
         .await
     }
 
+    /// The newest payments that were sent over the chain, newest first.
+    pub async fn made_sends(&self, limit: u32) -> Result<Vec<Payout>, ReadError> {
+        self.ask(move |connection| {
+            connection
+                .prepare(&format!(
+                    "{PAYOUTS} WHERE state = 'done' AND to_address IS NOT NULL ORDER BY changed_at_ms DESC LIMIT ?"
+                ))?
+                .query_map([limit], rows::payout)?
+                .collect()
+        })
+        .await
+    }
+
+    /// The newest moves of a user's charges that were made, newest first.
+    pub async fn made_moves(&self, user: UserName, limit: u32) -> Result<Vec<Payout>, ReadError> {
+        self.ask(move |connection| {
+            connection
+                .prepare(&format!(
+                    "{PAYOUTS} WHERE state = 'done' AND to_label IS NOT NULL AND user = ?
+                     ORDER BY changed_at_ms DESC LIMIT ?"
+                ))?
+                .query_map(params![user.as_str(), limit], rows::payout)?
+                .collect()
+        })
+        .await
+    }
+
     /// The credits of deposits that were not taken back.
     pub async fn credited_deposits(&self) -> Result<Vec<TransferId>, ReadError> {
         self.ask(|connection| {

@@ -118,10 +118,10 @@ CREATE TABLE payments (
     CHECK ((to_address IS NULL) = (to_label IS NOT NULL)),
     CHECK (to_label IS NULL OR from_label IS NOT NULL)
 ) STRICT;
--- What is earned has one payment under way.
-CREATE UNIQUE INDEX payments_unfinished ON payments (purpose, coalesce(user, ''), coalesce(receiver, ''))
-WHERE state NOT IN ('done', 'failed') AND purpose <> 'withdrawal';
+CREATE INDEX payments_unfinished ON payments (id) WHERE state NOT IN ('done', 'failed');
 CREATE INDEX payments_of_user ON payments (user, created_at_ms) WHERE purpose = 'withdrawal';
+CREATE INDEX payments_sent ON payments (changed_at_ms) WHERE state = 'done' AND to_address IS NOT NULL;
+CREATE INDEX payments_moved ON payments (user, changed_at_ms) WHERE state = 'done' AND to_label IS NOT NULL;
 
 -- The block after which the scan for deposits goes on.
 CREATE TABLE scan (

@@ -3,12 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use service_kit::Chain;
 use tracing::error;
 use units::{Amount, UserName};
 
-use super::wallet::{Address, Deposit, Route, Wallet, WalletError};
+use super::mirror;
+use super::outbox::Payout;
+use super::wallet::{Address, Deposit, PaymentId, Route, Wallet, WalletError};
 use crate::bank::FEE_RESERVE;
 use crate::ledger::reader::{Proof, ReadError};
 use crate::ledger::{Account, Reader, TransferId};
@@ -46,36 +49,84 @@ impl Auditor {
         let proof = self.reader.proof().await?;
         let mut checks = Vec::from(of_ledger(&proof));
         checks.push(self.writer.call(|desk| Ok(grants(desk))).await?);
-        checks.extend(self.mirror().await?);
+        match self.mirror().await? {
+            Ok(mirror) => checks.extend(mirror.checks),
+            Err(err) => checks.extend([DEPOSITS, COINS].map(|name| Check {
+                name,
+                ok: false,
+                detail: Chain(&err).to_string(),
+            })),
+        }
         for check in checks.iter().filter(|check| !check.ok) {
             error!(check = check.name, detail = check.detail, "an audit check failed");
         }
         Ok(checks)
     }
 
-    /// I7. The ledger is read before the wallet is asked, so a deposit credited in between cannot look missing.
-    async fn mirror(&self) -> Result<[Check; 2], AuditError> {
+    /// I7. Both sides go on while they are compared, so a disagreement counts only if it is there three times in a row.
+    pub async fn mirror(&self) -> Result<Result<Mirror, WalletError>, AuditError> {
+        for _ in 1..TRIES {
+            match self.look().await? {
+                Ok(mirror) if mirror.checks.iter().any(|check| !check.ok) => tokio::time::sleep(PAUSE).await,
+                seen => return Ok(seen),
+            }
+        }
+        self.look().await
+    }
+
+    /// The ledger is read before the wallet is asked, so a deposit credited in between cannot look missing.
+    async fn look(&self) -> Result<Result<Mirror, WalletError>, AuditError> {
         let credited = self.reader.credited_deposits().await?;
-        let (owed, addresses) = self.writer.call(|desk| Ok((owed(desk), addresses(desk)))).await?;
+        let sent = self.reader.made_sends(SENDS).await?;
+        let (owed, owners, expected) = self
+            .writer
+            .call(|desk| Ok((owed(desk), owners(desk), mirror::expected(&desk.bank))))
+            .await?;
         let asked = async {
             let found = self.wallet.deposits(None, self.confirmations).await?;
-            Ok::<_, WalletError>((found, self.wallet.balance(self.confirmations).await?))
+            let accounts = self.wallet.account_balances(self.confirmations).await?;
+            let balance = self.wallet.balance(self.confirmations).await?;
+            Ok::<_, WalletError>((found, accounts, balance, self.forgotten(&sent).await?))
         };
-        Ok(match asked.await {
-            Ok((found, balance)) => {
-                let ours = |deposit: &Deposit| addresses.contains(&deposit.id.address);
-                let deposits: Vec<Deposit> = found.deposits.into_iter().filter(ours).collect();
-                [
-                    on_chain(&credited, &deposits, self.confirmations),
-                    covered(balance, young(&deposits, self.confirmations), &owed),
-                ]
+        let (found, accounts, balance, forgotten) = match asked.await {
+            Ok(answers) => answers,
+            Err(err) => return Ok(Err(err)),
+        };
+        let owned = |deposit: Deposit| Some((owners.get(&deposit.id.address)?.clone(), deposit));
+        let deposits: Vec<(UserName, Deposit)> = found.deposits.into_iter().filter_map(owned).collect();
+        let mut checks = vec![
+            on_chain(&credited, &deposits, self.confirmations),
+            covered(balance, young(&deposits, self.confirmations), &owed),
+            Check {
+                name: SENT,
+                ok: forgotten.is_empty(),
+                detail: format!(
+                    "the last {} looked for, missing: {forgotten:?} (never sent again by themselves: look for their \
+                     transactions on the chain first)",
+                    sent.len()
+                ),
+            },
+        ];
+        let mut excess = BTreeMap::new();
+        if let Some(accounts) = accounts {
+            let judgement = mirror::judge(&expected, &accounts, &deposits, &credited, self.confirmations);
+            checks.push(judgement.check);
+            excess = judgement.excess;
+        }
+        Ok(Ok(Mirror { checks, excess }))
+    }
+
+    /// Which of these payments the wallet knows nothing of.
+    async fn forgotten(&self, sent: &[Payout]) -> Result<Vec<PaymentId>, WalletError> {
+        let mut forgotten = Vec::new();
+        for payout in sent {
+            if let Some(txid) = payout.state.receipt().and_then(|receipt| receipt.txid.as_ref())
+                && !self.wallet.has_transaction(txid).await?
+            {
+                forgotten.push(payout.payment.id.clone());
             }
-            Err(err) => [DEPOSITS, COINS].map(|name| Check {
-                name,
-                ok: false,
-                detail: Chain(&err).to_string(),
-            }),
-        })
+        }
+        Ok(forgotten)
     }
 }
 
@@ -89,6 +140,21 @@ pub fn of_ledger(proof: &Proof) -> [Check; 4] {
     ]
 }
 
+/// What the wallet shows of the ledger.
+#[derive(Clone, Debug)]
+pub struct Mirror {
+    pub checks: Vec<Check>,
+    /// Whose account of the wallet holds more than the ledger says, and how much.
+    pub excess: BTreeMap<UserName, Amount>,
+}
+
+/// How often in a row a disagreement has to be seen.
+const TRIES: u32 = 3;
+const PAUSE: Duration = Duration::from_millis(100);
+/// How many of the last sends are looked for: an older copy of a wallet lacks the newest.
+const SENDS: u32 = 20;
+
+const SENT: &str = "I7 every payment that was sent is in the wallet";
 const DEPOSITS: &str = "I7 every credited deposit is on the chain";
 const COINS: &str = "I7 the wallet holds what the ledger owes";
 
@@ -168,21 +234,21 @@ fn grants(desk: &Desk) -> Check {
     }
 }
 
-fn addresses(desk: &Desk) -> BTreeSet<Address> {
-    let views = desk.bank.views();
-    views.into_iter().map(|view| view.user.address).collect()
+fn owners(desk: &Desk) -> BTreeMap<Address, UserName> {
+    let views = desk.bank.views().into_iter();
+    views.map(|view| (view.user.address, view.user.name)).collect()
 }
 
 /// Compares the deposits that the ledger holds with those that the chain shows.
-fn on_chain(credited: &[TransferId], deposits: &[Deposit], confirmations: u32) -> Check {
+fn on_chain(credited: &[TransferId], deposits: &[(UserName, Deposit)], confirmations: u32) -> Check {
     let present: BTreeSet<String> = deposits
         .iter()
-        .filter(|deposit| deposit.confirmations >= 0)
-        .map(|deposit| TransferId::deposit_without_round(&deposit.id))
+        .filter(|(_, deposit)| deposit.confirmations >= 0)
+        .map(|(_, deposit)| TransferId::deposit_without_round(&deposit.id))
         .collect();
     let confirmed = deposits
         .iter()
-        .filter(|deposit| deposit.confirmations >= i64::from(confirmations))
+        .filter(|(_, deposit)| deposit.confirmations >= i64::from(confirmations))
         .count();
     let missing: Vec<&str> = credited
         .iter()
@@ -204,12 +270,12 @@ const BALANCE_DEPTH: i64 = 3;
 
 /// What may be credited by now and does not count in the wallet's balance yet: deposits that are not deep enough for it,
 /// among them those that a reorganisation lifted up again.
-fn young(deposits: &[Deposit], confirmations: u32) -> Amount {
+fn young(deposits: &[(UserName, Deposit)], confirmations: u32) -> Amount {
     let depth = i64::from(confirmations).max(BALANCE_DEPTH);
     let young = deposits
         .iter()
-        .filter(|deposit| (0..depth).contains(&deposit.confirmations));
-    young.map(|deposit| deposit.id.amount).sum()
+        .filter(|(_, deposit)| (0..depth).contains(&deposit.confirmations));
+    young.map(|(_, deposit)| deposit.id.amount).sum()
 }
 
 /// What the ledger says the wallet has, and how much of it may be under way, fees included.

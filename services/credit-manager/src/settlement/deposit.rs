@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use metrics::counter;
 use service_kit::{Chain, Clock};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
@@ -102,6 +103,7 @@ fn credit(desk: &mut Desk, deposit: &Deposit, user: &UserName, now: Timestamp) -
         desk.bank.move_deposit(transfer, user)?;
         let amount_halfords = deposit.id.amount.halfords();
         info!(%user, amount_halfords, txid = deposit.id.txid, "deposit credited");
+        counter!("gridfaas_deposits_total", "result" => "credited").increment(1);
     }
     Ok(())
 }
@@ -116,6 +118,7 @@ fn take_back(
         desk.bank.move_deposit(Transfer::reversal(&credit, now), user)?;
         let amount_halfords = deposit.id.amount.halfords();
         error!(%user, amount_halfords, txid = deposit.id.txid, "a credited deposit left the chain, taken back");
+        counter!("gridfaas_deposits_total", "result" => "taken-back").increment(1);
     }
     Ok(())
 }

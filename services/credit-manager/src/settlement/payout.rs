@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use metrics::counter;
+use metrics::{counter, gauge};
 use service_kit::{Chain, Clock};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -77,7 +77,9 @@ impl Payouts {
                 () = self.wake.notified() => {}
             }
             let rests = |rest: Option<Rest>| rest.is_some_and(|rest| Instant::now() < rest.until);
-            for payout in self.plan(!rests(rest)).await? {
+            let payouts = self.plan(!rests(rest)).await?;
+            count(&payouts);
+            for payout in payouts {
                 if shutdown.is_cancelled() {
                     return Ok(());
                 }
@@ -173,6 +175,15 @@ impl Payouts {
         self.writer
             .call(move |desk| desk.bank.move_payout(&id, state, now).map_err(CommandError::from))
             .await
+    }
+}
+
+/// Tells how many payments wait, by how far they came.
+fn count(payouts: &[Payout]) {
+    for state in [PayoutState::Unsent, PayoutState::InFlight, PayoutState::Unclear] {
+        let waiting = payouts.iter().filter(|payout| payout.state == state).count();
+        let waiting = u32::try_from(waiting).unwrap_or(u32::MAX);
+        gauge!("gridfaas_outbox_payments", "state" => state.as_str()).set(waiting);
     }
 }
 

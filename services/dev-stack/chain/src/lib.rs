@@ -151,6 +151,14 @@ impl Chain {
         self.save(&node)
     }
 
+    /// Makes the wallet forget its last `count` moves and sends, as when an older copy of it is restored. A send that is in a
+    /// block is found there again, without the words it was made with; one that is not is gone.
+    pub fn forget(&self, count: usize) -> Result<(), SnapshotError> {
+        let mut node = self.node();
+        node.forget(count);
+        self.save(&node)
+    }
+
     /// The height of the newest block; 0 for a new node.
     pub fn height(&self) -> u32 {
         self.node().blocks.height()

@@ -247,6 +247,37 @@ impl Node {
         }
     }
 
+    /// Forgets the last `count` moves and sends of the wallet.
+    pub(crate) fn forget(&mut self, count: usize) {
+        let mut left = count;
+        for at in (0..self.history.len()).rev() {
+            if left == 0 {
+                break;
+            }
+            let txid = self.history[at].txid();
+            let Some(txid) = txid else {
+                self.history.remove(at);
+                left -= 1;
+                continue;
+            };
+            let Some(Tx {
+                origin: Origin::Wallet(sent),
+                state,
+                ..
+            }) = self.txs.get_mut(&txid)
+            else {
+                continue;
+            };
+            left -= 1;
+            sent.note = Note::default();
+            if *state == TxState::Waiting {
+                self.history.remove(at);
+                self.txs.remove(&txid);
+                self.waiting.retain(|waiting| *waiting != txid);
+            }
+        }
+    }
+
     /// A transaction paid with coins that no longer exist is gone as well. Inputs are older than what they pay for, so
     /// one pass in order of age finds all.
     fn spread_conflicts(&mut self) {
