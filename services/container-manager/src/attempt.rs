@@ -131,6 +131,7 @@ async fn start(
         started_at: node.clock.now(),
         max_attempts: plan.settings.max_attempts,
         timeout_ms: plan.settings.timeout_s.saturating_mul(1000),
+        chain_to: plan.settings.chain.as_ref().map(|chain| chain.to.clone()),
         digests: Digests {
             input: fetched.sha256,
             script: plan.script.sha256.clone(),
@@ -252,7 +253,7 @@ pub async fn watch_over(
     if how == (How::Exited { code: 0 }) {
         match node
             .spool(attempt.session)
-            .collect(container.handle(), run.slot)
+            .collect(container.handle(), run.slot, &attempt.key)
             .await
         {
             Ok(skipped) => notes = skipped,

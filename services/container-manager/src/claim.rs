@@ -8,8 +8,9 @@ use std::time::Duration;
 use backon::{ConstantBuilder, Retryable as _};
 use service_kit::Chain;
 use tracing::{debug, warn};
-use units::{Amount, CpuTime, FunctionName, MilliCores, SessionId, Timestamp};
+use units::{Amount, CpuTime, FunctionName, MilliCores, SessionId, TaskId, Timestamp};
 
+use crate::chain::{META_MAX_GRC, META_PARENT};
 use crate::credit::{Credit, CreditError, OpenSession, Opened, Refusal, SessionState};
 use crate::journal::{Journal, JournalError};
 use crate::layout::TaskKey;
@@ -20,8 +21,6 @@ use crate::task::{Attempt, State, Verdict};
 
 /// Between the tries to open a session, of which there are three.
 const OPEN_PAUSE: Duration = Duration::from_millis(200);
-/// The key of a task's own money cap in its object's metadata, in GRC.
-const META_MAX_GRC: &str = "max-grc";
 
 pub enum Claim {
     Won {
@@ -80,7 +79,8 @@ impl Claimer<'_> {
             session: attempt.session,
             function: self.function.clone(),
             key: key.clone(),
-            task: head.metadata.get(META_TASK).and_then(|task| task.parse().ok()),
+            task: task_id(&head.metadata, META_TASK),
+            parent: task_id(&head.metadata, META_PARENT),
             max_amount,
             capacity: self.capacity,
             input_bytes: head.size,
@@ -95,7 +95,7 @@ impl Claimer<'_> {
             Ok(Opened::Licensed { licence, state }) => (licence, state),
             Ok(Opened::Refused { refusal, message }) => {
                 self.journal.forget(attempt.session).await?;
-                if refusal == Refusal::CapSpent {
+                if refusal.is_final() {
                     return self.park(key, &head, message, now).await;
                 }
                 return Ok(Claim::Refused { refusal, message });
@@ -157,6 +157,10 @@ impl Claimer<'_> {
         }
         Ok(self.journal.forget(attempt.session).await?)
     }
+}
+
+fn task_id(metadata: &Metadata, key: &str) -> Option<TaskId> {
+    metadata.get(key).and_then(|task| task.parse().ok())
 }
 
 /// The task's own money cap; if it makes no sense, why, for people.

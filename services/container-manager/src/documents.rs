@@ -4,6 +4,7 @@ use receipt::SigningKey;
 use serde_json::{Value, json};
 use units::NodeId;
 
+use crate::chain::Chained;
 use crate::task::{Attempt, AttemptCost, Bill, Ending, Licence, Run, Verdict};
 
 /// Everything that is known of an attempt that has been settled.
@@ -20,7 +21,7 @@ pub struct Settled<'a> {
 
 impl Settled<'_> {
     /// What the task used and cost and what it was made from, signed. Numbers without another word are this attempt's.
-    pub fn receipt(&self) -> String {
+    pub fn receipt(&self, chained: Option<&Chained>) -> String {
         let Self {
             attempt,
             licence,
@@ -34,6 +35,8 @@ impl Settled<'_> {
             "node": self.node,
             "task": attempt.key.as_str(),
             "task_id": licence.task,
+            "root_task_id": licence.root,
+            "chain": chained,
             "function": attempt.function,
             "user": licence.user,
             "attempt": licence.attempt,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Deserialize;
-use units::MilliCores;
+use units::{FunctionName, MilliCores};
 
 use crate::layout;
 
@@ -34,6 +34,16 @@ pub struct FunctionSettings {
     pub max_attempts: u32,
     /// Extra environment of the script.
     pub env: BTreeMap<String, String>,
+    /// Where the results go on to.
+    pub chain: Option<Chain>,
+}
+
+/// Every result of a task that succeeded becomes a task of another function.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Chain {
+    /// A function of the same user; it may be the same function.
+    pub to: FunctionName,
 }
 
 impl Default for FunctionSettings {
@@ -49,13 +59,17 @@ impl Default for FunctionSettings {
             timeout_s: 24 * 3600,
             max_attempts: 3,
             env: BTreeMap::new(),
+            chain: None,
         }
     }
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
-    #[error("`{}` is not valid TOML or has an unknown key", layout::SETTINGS)]
+    #[error(
+        "`{}` is not valid TOML, or has an unknown key or a value of the wrong kind",
+        layout::SETTINGS
+    )]
     Syntax(#[source] toml::de::Error),
     #[error("`{}`: `{key}` must be {must}", layout::SETTINGS)]
     Value { key: &'static str, must: &'static str },
@@ -168,6 +182,8 @@ mod tests {
             ("[env]\nGRIDFAAS_TASK = \"x\"", "`env`"),
             ("[env]\n\"a,LD_PRELOAD\" = \"x\"", "`env`"),
             ("concurency = 2", "unknown key"),
+            ("[chain]\nto = \"No Bucket\"", "wrong kind"),
+            ("[chain]\nfrom = \"next\"", "unknown key"),
         ] {
             let err = FunctionSettings::parse(text).unwrap_err().to_string();
             assert!(err.contains(named), "{text}: {err}");

@@ -16,7 +16,7 @@ use units::{FunctionName, MilliCores, UserName};
 use crate::attempt::{self, Plan};
 use crate::balance;
 use crate::claim::{Claim, ClaimError, Claimer};
-use crate::credit::{Alert, Refusal, SessionState};
+use crate::credit::{Alert, FunctionEntry, Refusal, SessionState};
 use crate::finish;
 use crate::function::{FunctionSettings, retry_delay};
 use crate::layout::{self, TaskKey};
@@ -74,6 +74,8 @@ pub struct FunctionLoop {
     balance_told_at: Option<Instant>,
     quotes_at: Instant,
     broken: Option<Broken>,
+    /// The function that results go on to, found to be this user's.
+    chain_known: Option<FunctionName>,
     /// What last kept tasks from being taken in, as the log was told.
     trouble: Option<String>,
     /// What the user was last told in `status/error.json`.
@@ -126,6 +128,7 @@ impl FunctionLoop {
             balance_told_at: None,
             quotes_at: now,
             broken: None,
+            chain_known: None,
             trouble: None,
             told: None,
         };
@@ -288,6 +291,11 @@ impl FunctionLoop {
             Ok(recipe) => recipe,
             Err(problem) => return self.tell(problem).await.map(|()| 0),
         };
+        if let Some(chain) = &recipe.settings.chain
+            && let Some(problem) = self.chain_problem(&chain.to).await?
+        {
+            return self.tell(problem).await.map(|()| 0);
+        }
         if let Some(broken) = self.broken.as_ref().filter(|broken| broken.image == recipe.image)
             && broken.again_at.is_none_or(|at| Instant::now() < at)
         {
@@ -392,6 +400,31 @@ impl FunctionLoop {
             script,
             image,
         })
+    }
+
+    /// Why results cannot go on to that function; `None` if they can. A function never changes hands, so one that was found
+    /// good stays so.
+    async fn chain_problem(&mut self, to: &FunctionName) -> Result<Option<Problem>, ClaimError> {
+        if self.chain_known.as_ref() == Some(to) {
+            return Ok(None);
+        }
+        let functions = self.node.credit.functions().await?;
+        let is_ours = |function: &FunctionEntry| function.name == *to && function.user == self.user;
+        if functions.iter().any(is_ours) {
+            self.chain_known = Some(to.clone());
+            return Ok(None);
+        }
+        Ok(Some(Problem::new(
+            format!(
+                "`chain.to` in `{}` names `{to}`, which is no function of {}",
+                layout::SETTINGS,
+                self.user
+            ),
+            format!(
+                "deploy it with `gridfaas function create {to} --user {}`, or mend the file",
+                self.user
+            ),
+        )))
     }
 
     async fn container(&mut self, recipe: &Recipe) -> Result<Arc<WarmContainer>, WarmError> {

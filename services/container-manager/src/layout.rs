@@ -2,6 +2,11 @@
 
 use std::fmt;
 
+use sha2::{Digest as _, Sha256};
+use units::{FunctionName, TaskId};
+
+use crate::store::hex;
+
 /// The function body, fetched again for every task.
 pub const SCRIPT: &str = "utils/process_task.sh";
 /// Idle seconds before the container stops.
@@ -11,6 +16,8 @@ pub const SETTINGS: &str = "utils/function.toml";
 pub const UTILS: &str = "utils/";
 pub const STAGING: &str = "staging/";
 pub const INPUT: &str = "input/";
+pub const PROCESSING: &str = "processing/";
+pub const OUTPUT: &str = "output/";
 /// Files to be quoted, never run.
 pub const QUOTE: &str = "quote/";
 /// What keeps a function from running, said once.
@@ -22,6 +29,10 @@ pub const STATUS_ALERT: &str = "status/alert.json";
 
 /// The longest key of an object, in bytes.
 const KEY_MAX: usize = 1024;
+/// A result with a longer name gets a shorter one in the next function's input, in bytes.
+const CHAINED_NAME_MAX: usize = 200;
+/// What such a name keeps of its end; with its digest it is longer than [`CHAINED_NAME_MAX`].
+const CHAINED_ENDING: usize = 180;
 /// The longest file name that Linux file systems hold, in bytes.
 const FILE_NAME_MAX: usize = 255;
 
@@ -51,11 +62,11 @@ impl TaskKey {
     }
 
     pub fn processing(&self) -> String {
-        format!("processing/{}", self.0)
+        format!("{PROCESSING}{}", self.0)
     }
 
     pub fn output(&self) -> String {
-        format!("output/{}", self.0)
+        format!("{OUTPUT}{}", self.0)
     }
 
     pub fn failed(&self) -> String {
@@ -69,6 +80,11 @@ impl TaskKey {
     /// The key of one file that the script left in its results directory.
     pub fn result(&self, file: &str) -> String {
         format!("results/{}/{file}", self.0)
+    }
+
+    /// The longest name that a result may have for its key to fit.
+    pub fn result_name_bytes_max(&self) -> usize {
+        KEY_MAX.saturating_sub(self.result("").len())
     }
 
     pub fn receipt(&self) -> String {
@@ -116,6 +132,30 @@ impl TaskKey {
     }
 }
 
+/// What the keys of all that is chained from one task begin with, below `input/`.
+pub fn chained_folder(function: &FunctionName, task: TaskId) -> String {
+    format!("{function}/{task}/")
+}
+
+/// The key of the task that a result becomes: always the same, and no other result's. A long name becomes its digest and
+/// its end, so that tasks chained any number of times have keys that fit.
+pub fn chained_key(function: &FunctionName, task: TaskId, result: &str) -> TaskKey {
+    let folder = chained_folder(function, task);
+    if result.len() <= CHAINED_NAME_MAX {
+        return TaskKey(format!("{folder}{result}"));
+    }
+    let mut cut = result.len() - CHAINED_ENDING;
+    while !result.is_char_boundary(cut) {
+        cut += 1;
+    }
+    // Longer than any name that is taken as it is.
+    let digest = hex(&Sha256::digest(result));
+    TaskKey(format!(
+        "{folder}{digest}-{}",
+        result[cut..].trim_start_matches('/')
+    ))
+}
+
 /// The name of a file under `quote/`, and the key of its answer; `None` for a "directory" object, or where the answer's
 /// key would be too long.
 pub fn quote_answer(object_key: &str) -> Option<(&str, String)> {
@@ -159,6 +199,31 @@ mod tests {
             "logs/out-task-photo.jpg.txt"
         );
         assert_eq!(task.result("a/b.bin"), "results/dir/100.1-150.txt/a/b.bin");
+    }
+
+    #[test]
+    fn chained_keys_differ_where_their_results_do_and_always_fit() {
+        let (function, task) = ("a".repeat(63).parse().unwrap(), TaskId::new());
+        let key = |result: &str| chained_key(&function, task, result);
+        assert_eq!(key("x/y.txt").as_str(), format!("{function}/{task}/x/y.txt"));
+        let long = format!("{}.tar.gz", "ü/".repeat(230));
+        let (one, other) = (key(&long), key(&format!("x{}", &long[3..])));
+        assert_ne!(one, other);
+        assert!(one.as_str().ends_with(".tar.gz") && TaskKey::from_input(&one.input()) == Some(one.clone()));
+        // No plain name is as long as a shortened one.
+        let name = one.as_str().rsplit_once(&format!("{task}/")).unwrap().1;
+        assert!(name.len() > CHAINED_NAME_MAX, "{name}");
+        assert!(one.failed_reason().len().max(one.error_log().len()) < KEY_MAX);
+        assert!(one.result_name_bytes_max() > 600);
+    }
+
+    #[test]
+    fn a_result_of_a_long_key_has_a_short_name() {
+        let key = TaskKey::from_name(&"k".repeat(1000)).unwrap();
+        assert_eq!(
+            key.result(&"n".repeat(key.result_name_bytes_max())).len(),
+            KEY_MAX
+        );
     }
 
     #[test]

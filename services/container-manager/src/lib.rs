@@ -14,12 +14,14 @@
 //! | the session is closed and charged | [`finish`], [`credit`] |
 //! | results, log and receipt go to the bucket, then the object goes to `output/` | [`publish`], [`documents`], [`layout`] |
 //! | a file under `quote/` is answered with what it would cost | [`quote`] |
+//! | its results go on to the next function, if it is chained to one | [`chain`] |
 //! | after a crash, the journal tells where to go on | [`journal`], [`recover`] |
 
 pub mod api;
 pub mod attempt;
 pub mod balance;
 pub mod cgroup;
+pub mod chain;
 pub mod claim;
 pub mod config;
 pub mod container;

@@ -1,18 +1,19 @@
 //! What an attempt leaves in the bucket: results, receipt, log, and the task object in its next place.
 //!
 //! Every step can be repeated, and the order is the promise: whoever sees an object in `output/` finds its results,
-//! receipt and log; whoever sees it in `failed/` finds the reason.
+//! receipt and log, and the next function has what is chained to it; whoever sees it in `failed/` finds the reason.
 
 use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use bytes::Bytes;
 
+use crate::chain;
 use crate::documents::Settled;
 use crate::layout::{RECEIPT, TaskKey};
 use crate::spool::Spool;
-use crate::store::{Copied, Head, ObjectStore, StoreError};
+use crate::store::{Copied, Head, Metadata, ObjectStore, StoreError};
 use crate::task::Verdict;
 
 /// The key of the task's id in its object's metadata, by which attempts of one task find together.
@@ -51,7 +52,8 @@ pub async fn publish(
         Verdict::Succeeded => {
             upload_results(store, bucket, key, spool).await?;
             upload_log(store, bucket, &key.log(), spool).await?;
-            put_json(store, bucket, &key.receipt(), settled.receipt()).await?;
+            let chained = chain::put_results(store, spool, settled).await?;
+            put_json(store, bucket, &key.receipt(), settled.receipt(chained.as_ref())).await?;
             move_task(store, settled, &key.output()).await
         }
         Verdict::Failed => {
@@ -60,7 +62,7 @@ pub async fn publish(
         }
         Verdict::GaveUp | Verdict::Cancelled | Verdict::CapSpent => {
             keep_error_log(store, bucket, key, spool).await?;
-            put_json(store, bucket, &key.receipt(), settled.receipt()).await?;
+            put_json(store, bucket, &key.receipt(), settled.receipt(None)).await?;
             put_json(store, bucket, &key.failed_reason(), settled.notice()).await?;
             move_task(store, settled, &key.failed()).await
         }
@@ -98,7 +100,7 @@ pub async fn upload_log(
     spool: &Spool,
 ) -> Result<(), PublishError> {
     match File::open(spool.log()) {
-        Ok(log) => Ok(store.upload(bucket, key, log).await?),
+        Ok(log) => Ok(store.upload(bucket, key, log, &Metadata::new()).await?),
         // It never came to a start.
         Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(err) => Err(PublishError::Spool {
@@ -114,18 +116,12 @@ async fn upload_results(
     key: &TaskKey,
     spool: &Spool,
 ) -> Result<(), PublishError> {
-    let unreadable = |path: &Path, err| PublishError::Spool {
-        path: path.to_owned(),
-        err,
-    };
-    let names_path = spool.names();
-    let names = std::fs::read(&names_path).map_err(|err| unreadable(&names_path, err))?;
-    let names: Vec<String> =
-        serde_json::from_slice(&names).map_err(|err| unreadable(&names_path, io::Error::other(err)))?;
-    for (number, name) in names.iter().enumerate() {
+    for (number, name) in spool.read_names()?.iter().enumerate() {
         let path = spool.results().join(number.to_string());
-        let file = File::open(&path).map_err(|err| unreadable(&path, err))?;
-        store.upload(bucket, &key.result(name), file).await?;
+        let file = File::open(&path).map_err(|err| PublishError::Spool { path, err })?;
+        store
+            .upload(bucket, &key.result(name), file, &Metadata::new())
+            .await?;
     }
     Ok(())
 }

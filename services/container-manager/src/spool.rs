@@ -5,8 +5,9 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::container::{Container, ContainerError, ExitRecord};
-use crate::publish;
-use crate::results;
+use crate::layout::TaskKey;
+use crate::publish::{self, PublishError};
+use crate::results::{self, Caps};
 
 /// One attempt's folder. Only the platform can reach it: the task gets an open descriptor of its log and nothing else.
 #[derive(Clone, Debug)]
@@ -60,7 +61,17 @@ impl Spool {
 
     /// Brings the results out of the container, so that its slot is free and its death loses nothing.
     /// Returns what was not kept, and why.
-    pub async fn collect(&self, container: &dyn Container, slot: u32) -> Result<Vec<String>, SpoolError> {
+    pub async fn collect(
+        &self,
+        container: &dyn Container,
+        slot: u32,
+        key: &TaskKey,
+    ) -> Result<Vec<String>, SpoolError> {
+        let defaults = Caps::default();
+        let caps = Caps {
+            name_bytes_max: defaults.name_bytes_max.min(key.result_name_bytes_max()),
+            ..defaults
+        };
         let folder = match container.results(slot).await {
             // Its own doing, and no reason to fail it.
             Err(ContainerError::NoResults { said }) => {
@@ -72,7 +83,7 @@ impl Spool {
         };
         let spool = self.clone();
         let copied = tokio::task::spawn_blocking(move || {
-            let collected = results::collect(folder, &results::Caps::default());
+            let collected = results::collect(folder, &caps);
             let (mut names, mut notes) = (Vec::new(), collected.skipped);
             let disk = |path: PathBuf| move |err| SpoolError::Disk { path, err };
             for found in collected.files {
@@ -101,6 +112,13 @@ impl Spool {
                 err: io::Error::other(panic),
             })
         })
+    }
+
+    /// The names of the results that were collected, in the order of their numbers.
+    pub fn read_names(&self) -> Result<Vec<String>, PublishError> {
+        let path = self.names();
+        let read = std::fs::read(&path).and_then(|list| Ok(serde_json::from_slice(&list)?));
+        read.map_err(|err| PublishError::Spool { path, err })
     }
 
     fn write_names(&self, names: &[String]) -> Result<(), SpoolError> {

@@ -68,6 +68,10 @@ pub struct Licence {
     pub attempt: u32,
     /// Earlier attempts that failed by the user's own doing.
     pub failures: u32,
+    /// The task at the beginning of its lineage: itself, unless it was chained.
+    pub root: TaskId,
+    /// What that and all that comes of it may cost together.
+    pub lineage_cap: Option<Amount>,
     pub price: CpuPrice,
     pub billing: Billing,
     /// The billed total at which the task's own cap is spent.
@@ -82,6 +86,8 @@ pub struct Run {
     pub started_at: Timestamp,
     pub max_attempts: u32,
     pub timeout_ms: u64,
+    /// The function that the results go to.
+    pub chain_to: Option<FunctionName>,
     pub digests: Digests,
     /// The session's state at the start: after a crash, its grant holds until credit-manager says more.
     pub session: SessionState,

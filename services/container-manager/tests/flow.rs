@@ -654,3 +654,91 @@ async fn hostile_keys_stay_in_their_own_folder() {
     );
     world.stopped().await;
 }
+
+/// A second function of a user, whose tasks say what they got.
+fn add_function(world: &World, name: &str, user: &str) {
+    world.store.create_bucket(name);
+    world
+        .store
+        .drop_object(name, "utils/process_task.sh", r#"cat "$1"; cp "$1" "$2/again""#);
+    world.store.drop_object(name, "utils/base.sif", "an image");
+    world
+        .credit
+        .add_function(&name.parse().unwrap(), &user.parse().unwrap());
+}
+
+/// The keys of a bucket below a prefix.
+fn below(world: &World, bucket: &str, prefix: &str) -> Vec<String> {
+    let keys = world.store.keys(bucket).into_iter();
+    keys.filter(|key| key.starts_with(prefix)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn results_go_on_to_the_next_function_once_and_before_the_output() {
+    let world = World::with_script(r#"mkdir "$2/sub"; echo one >"$2/1"; echo two >"$2/sub/2""#).await;
+    add_function(&world, "next", "alice");
+    world.put("utils/function.toml", "[chain]\nto = \"next\"");
+    // The node tries again and again to end the task, and chains its results each time.
+    world.store.refuse_copies_to(Some("output/a"));
+    world.put("input/a", "");
+    world
+        .until("both results run", |world| {
+            below(world, "next", "output/stress/").len() == 2
+        })
+        .await;
+    assert!(!world.has("output/a"), "chained before its end is seen");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    world.store.refuse_copies_to(None);
+    world.until_there("output/a").await;
+
+    let receipt = world.json("results/a/receipt.json");
+    let task = receipt["task_id"].as_str().unwrap();
+    assert_eq!(
+        below(&world, "next", "output/"),
+        [
+            format!("output/stress/{task}/1"),
+            format!("output/stress/{task}/sub/2")
+        ]
+    );
+    assert_eq!(
+        (&receipt["chain"]["to"], &receipt["chain"]["objects"]),
+        (&"next".into(), &2.into())
+    );
+    let log = world
+        .store
+        .text("next", &format!("logs/out-task-stress/{task}/sub/2.txt"));
+    assert_eq!(log.unwrap(), "two\n");
+    let metadata = world
+        .store
+        .metadata("next", &format!("output/stress/{task}/1"))
+        .unwrap();
+    assert_eq!(
+        (&*metadata["gridfaas-parent"], &*metadata["gridfaas-root"]),
+        (task, task)
+    );
+    assert_eq!(world.credit.closed().len(), 3, "each ran once");
+    assert!(below(&world, "next", "input/").is_empty());
+    world.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn results_go_to_nobody_elses_function() {
+    let world = World::with_script(r#"echo x >"$2/x""#).await;
+    add_function(&world, "bobs", "bob");
+    world.put("utils/function.toml", "[chain]\nto = \"bobs\"");
+    world.put("input/a", "");
+    world.until_there("status/error.json").await;
+    let told = world.json("status/error.json");
+    assert!(
+        told["error"]
+            .as_str()
+            .unwrap()
+            .contains("`bobs`, which is no function of alice"),
+        "{told}"
+    );
+    assert!(world.has("input/a") && world.credit.closed().is_empty());
+    world.put("utils/function.toml", "");
+    world.until_there("output/a").await;
+    assert!(below(&world, "bobs", "input/").is_empty());
+    world.stopped().await;
+}

@@ -51,6 +51,9 @@ pub struct Config {
     /// A session whose node does not report it for this long is closed, free of charge, and its task may run again.
     #[serde(default = "five_minutes_ms")]
     pub lease_ms: u64,
+    /// How many chained functions may follow each other where the first task has no cap: it ends loops.
+    #[serde(default = "sixteen")]
+    pub chain_depth_max: u32,
     /// How long running calls have to finish at shutdown.
     #[serde(default = "five_seconds_ms")]
     pub grace_ms: u64,
@@ -232,6 +235,10 @@ impl Config {
     pub fn grace(&self) -> Duration {
         Duration::from_millis(self.grace_ms)
     }
+}
+
+fn sixteen() -> u32 {
+    16
 }
 
 fn ten() -> u32 {

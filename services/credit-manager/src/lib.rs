@@ -20,6 +20,7 @@ pub mod config;
 pub mod governor;
 pub mod grant;
 pub mod ledger;
+pub mod lineage;
 pub mod pace;
 pub mod quote;
 pub mod rating;
@@ -182,6 +183,7 @@ pub fn assemble(
         writer: writer.clone(),
         clock: edges.clock.clone(),
         shutdown,
+        chain_depth_max: config.chain_depth_max,
     });
     let history = LedgerServiceServer::new(LedgerApi {
         writer: writer.clone(),

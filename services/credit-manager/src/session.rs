@@ -86,6 +86,10 @@ pub struct Task {
     /// What the closed ones of them cost.
     pub amount: Amount,
     pub is_over: bool,
+    /// The first of its lineage: itself, unless a chained function put its input there.
+    pub root: TaskId,
+    /// Chained functions between the root and it.
+    pub depth: u32,
 }
 
 impl Task {
@@ -99,6 +103,17 @@ impl Task {
             failures: 0,
             amount: Amount::ZERO,
             is_over: false,
+            root: id,
+            depth: 0,
+        }
+    }
+
+    /// A task whose input is a result of `parent`.
+    pub fn chained(id: TaskId, parent: &Self, function: FunctionName, key: String) -> Self {
+        Self {
+            root: parent.root,
+            depth: parent.depth.saturating_add(1),
+            ..Self::new(id, function, key)
         }
     }
 

@@ -14,9 +14,10 @@ use tokio::time::Instant;
 use tracing::{error, info};
 use units::{SessionId, TaskId};
 
-use crate::bank::{Bank, BankError, Change, Effects};
+use crate::bank::{Bank, BankError, Change, Descent, Effects, OpenRequest};
 use crate::ledger::accounts::BalanceOverflow;
 use crate::ledger::{Journal, Transfer, TransferId};
+use crate::lineage;
 use crate::session::{AttemptCost, Bill, Task};
 use crate::settlement::outbox::Payout;
 use crate::settlement::wallet::PaymentId;
@@ -72,6 +73,32 @@ impl Desk {
 
     pub fn task(&self, id: TaskId) -> Result<Option<Task>, CommandError> {
         Ok(self.journal.task(id)?)
+    }
+
+    /// Where the object of a request came from. `earlier` is the task whose id it carries, if it `is_marked` with one;
+    /// `parent` the task that it is said to be a result of.
+    pub fn descent(
+        &self,
+        open: &OpenRequest,
+        earlier: Option<&Task>,
+        is_marked: bool,
+        parent: Option<TaskId>,
+    ) -> Result<Descent, CommandError> {
+        let task =
+            |id: Option<TaskId>| Ok::<_, CommandError>(id.map(|id| self.task(id)).transpose()?.flatten());
+        let goes_on = earlier.filter(|task| task.continues_with(&open.function, &open.key));
+        let parent = task(parent.filter(|_| goes_on.is_none()))?;
+        let child = parent
+            .as_ref()
+            .map(|parent| lineage::chained_id(parent.id, &open.function, &open.key));
+        let root = goes_on.or(parent.as_ref()).map(|task| task.root);
+        Ok(Descent {
+            child: task(child)?,
+            lineage: root.map(|root| self.journal.lineage(root)).transpose()?.flatten(),
+            parent,
+            is_marked,
+            depth_max: open.descent.depth_max,
+        })
     }
 
     /// The bill of a session that is closed.

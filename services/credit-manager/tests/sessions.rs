@@ -261,6 +261,7 @@ async fn a_task_costs_no_more_than_its_cap_over_all_its_attempts() {
         max_amount_halfords: grc("0.02"),
         millicores: 1000,
         input_bytes: 1,
+        parent_task_id: String::new(),
     };
     let first = SessionId::new();
     let opened = service.opened(request(first, "")).await;

@@ -143,6 +143,18 @@ id!(
     /// One input object, to be processed once, over all its attempts.
     TaskId
 );
+impl TaskId {
+    /// An id as old as this one, with these bits in the place of the random ones.
+    pub fn derived(self, bits: [u8; 10]) -> Self {
+        let mut bytes = *self.0.as_bytes();
+        bytes[6..].copy_from_slice(&bits);
+        // The version and the variant, which stand among them.
+        bytes[6] = (bytes[6] & 0x0f) | 0x70;
+        bytes[8] = (bytes[8] & 0x3f) | 0x80;
+        Self(Uuid::from_bytes(bytes))
+    }
+}
+
 id!(
     /// One attempt's right to charge an account. Also the name of the attempt's cgroup, so its meter only grows.
     SessionId
@@ -182,5 +194,17 @@ mod tests {
         assert_eq!(first.to_string().parse(), Ok(first));
         assert!(first < second);
         assert!("task-1".parse::<TaskId>().is_err());
+    }
+
+    #[test]
+    fn a_derived_id_is_as_old_as_its_source_and_still_an_id() {
+        let source = TaskId::new();
+        let (zeros, ones) = (source.derived([0; 10]), source.derived([0xff; 10]));
+        assert!(zeros < ones && zeros != source);
+        for derived in [zeros, ones] {
+            assert_eq!(derived.to_string()[..13], source.to_string()[..13]);
+            assert_eq!(derived.0.get_version_num(), 7);
+            assert_eq!(derived.0.get_variant(), uuid::Variant::RFC4122);
+        }
     }
 }

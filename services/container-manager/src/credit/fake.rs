@@ -228,6 +228,8 @@ impl Credit for FakeCredit {
         let attempt = attempt + 1;
         inner.attempts.insert(task, (attempt, failures));
         let licence = Licence {
+            root: request.parent.unwrap_or(task),
+            lineage_cap: request.max_amount,
             task,
             user,
             attempt,

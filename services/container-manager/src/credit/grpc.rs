@@ -104,6 +104,10 @@ impl Credit for GrpcCredit {
             max_amount_halfords: request.max_amount.map_or(0, Amount::halfords),
             millicores: request.capacity.millicores(),
             input_bytes: request.input_bytes,
+            parent_task_id: request
+                .parent
+                .map(|parent| parent.to_string())
+                .unwrap_or_default(),
         };
         let answer = self.call(self.sessions.clone().open_session(message)).await?;
         match answer
@@ -254,6 +258,8 @@ fn licence(opened: &wire::SessionOpened) -> Result<Licence, CreditError> {
         attempt: opened.attempt,
         failures: opened.failures,
         price: price(opened.cpu_time_us_per_grc)?,
+        root: parse("root_task_id", &opened.root_task_id)?,
+        lineage_cap: opened.lineage_cap_halfords.map(Amount::from_halfords),
         billing: opened.billing().try_into()?,
         cap_at: opened.cap_at_us.map(CpuTime::from_micros),
     })
@@ -298,6 +304,9 @@ fn refusal(reason: wire::RefusalReason) -> Result<Refusal, CreditError> {
         wire::RefusalReason::CapSpent => Ok(Refusal::CapSpent),
         wire::RefusalReason::Runway => Ok(Refusal::Runway),
         wire::RefusalReason::SpendLimit => Ok(Refusal::SpendLimit),
+        wire::RefusalReason::CapHeld => Ok(Refusal::CapHeld),
+        wire::RefusalReason::TooDeep => Ok(Refusal::TooDeep),
+        wire::RefusalReason::AlreadyDone => Ok(Refusal::AlreadyDone),
         wire::RefusalReason::Unspecified => Err(InvalidField::new("reason", "is not set").into()),
     }
 }

@@ -26,6 +26,8 @@ pub struct OpenSession {
     pub key: TaskKey,
     /// The task's id, where an earlier attempt left it on the object.
     pub task: Option<TaskId>,
+    /// The task that the object is said to be a result of.
+    pub parent: Option<TaskId>,
     /// What all attempts of the task together may cost.
     pub max_amount: Option<Amount>,
     pub capacity: MilliCores,
@@ -49,6 +51,27 @@ pub enum Refusal {
     Runway,
     /// A spending limit leaves no room for it.
     SpendLimit,
+    /// Others of its lineage hold what is left of its cap.
+    CapHeld,
+    /// Chained deeper than is allowed without a cap.
+    TooDeep,
+    /// The same result was chained before, and its task is over.
+    AlreadyDone,
+}
+
+impl Refusal {
+    /// Whether the object can never run as it is.
+    pub fn is_final(self) -> bool {
+        match self {
+            Self::CapSpent | Self::TooDeep | Self::AlreadyDone => true,
+            Self::UnknownFunction
+            | Self::AlreadyRunning
+            | Self::NoFunds
+            | Self::Runway
+            | Self::SpendLimit
+            | Self::CapHeld => false,
+        }
+    }
 }
 
 /// The whole current state of one session, as credit-manager sees it.

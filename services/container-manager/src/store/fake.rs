@@ -22,6 +22,8 @@ struct Inner {
     buckets: BTreeMap<String, BTreeMap<String, Object>>,
     writes: u64,
     failures: u32,
+    /// Nothing is copied to keys that begin so.
+    refused: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -73,6 +75,15 @@ impl FakeStore {
     /// The next calls fail as those of an unreachable store do.
     pub fn fail_next(&self, calls: u32) {
         self.lock().failures = calls;
+    }
+
+    /// Copies to keys that begin so fail, until nothing is refused any more.
+    pub fn refuse_copies_to(&self, prefix: Option<&str>) {
+        self.lock().refused = prefix.map(str::to_owned);
+    }
+
+    pub fn metadata(&self, bucket: &str, key: &str) -> Option<Metadata> {
+        Some(self.lock().object(bucket, key)?.metadata.clone())
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -192,7 +203,13 @@ impl ObjectStore for FakeStore {
         Ok(())
     }
 
-    async fn upload(&self, bucket: &str, key: &str, mut file: std::fs::File) -> Result<(), StoreError> {
+    async fn upload(
+        &self,
+        bucket: &str,
+        key: &str,
+        mut file: std::fs::File,
+        metadata: &Metadata,
+    ) -> Result<(), StoreError> {
         let mut body = Vec::new();
         file.read_to_end(&mut body).map_err(|err| StoreError::Disk {
             bucket: bucket.to_owned(),
@@ -200,12 +217,22 @@ impl ObjectStore for FakeStore {
             err,
         })?;
         self.reach(bucket)?
-            .write(bucket, key, body.into(), None, Metadata::new());
+            .write(bucket, key, body.into(), None, metadata.clone());
         Ok(())
     }
 
     async fn copy(&self, bucket: &str, from: &str, to: &str, source: &Head) -> Result<Copied, StoreError> {
         let mut inner = self.reach(bucket)?;
+        if inner
+            .refused
+            .as_ref()
+            .is_some_and(|prefix| to.starts_with(prefix))
+        {
+            return Err(StoreError::Unreachable {
+                endpoint: "fake".to_owned(),
+                err: "on request".into(),
+            });
+        }
         match inner.object(bucket, from).cloned() {
             Some(object) if object.etag == source.etag => {
                 inner.write(

@@ -74,7 +74,13 @@ pub trait ObjectStore: Send + Sync + 'static {
     async fn put(&self, bucket: &str, key: &str, body: Bytes, content_type: &str) -> Result<(), StoreError>;
 
     /// Uploads a file as it is now.
-    async fn upload(&self, bucket: &str, key: &str, file: std::fs::File) -> Result<(), StoreError>;
+    async fn upload(
+        &self,
+        bucket: &str,
+        key: &str,
+        file: std::fs::File,
+        metadata: &Metadata,
+    ) -> Result<(), StoreError>;
 
     /// Copies within a bucket, with new metadata, the version `etag` of the source.
     async fn copy(&self, bucket: &str, from: &str, to: &str, source: &Head) -> Result<Copied, StoreError>;

@@ -20,7 +20,7 @@ use service_kit::Secret;
 use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncWriteExt as _;
 
-use super::{Copied, Fetched, Head, Listed, ObjectStore, StoreError};
+use super::{Copied, Fetched, Head, Listed, Metadata, ObjectStore, StoreError};
 
 /// Files above this size are uploaded in parts of this size, in bytes.
 const PART_BYTES: u64 = 64 << 20;
@@ -121,18 +121,42 @@ impl S3Store {
         }
     }
 
+    async fn write(
+        &self,
+        bucket: &str,
+        key: &str,
+        body: Bytes,
+        content_type: &str,
+        metadata: &Metadata,
+    ) -> Result<(), StoreError> {
+        let put = self
+            .client
+            .put_object()
+            .bucket(bucket)
+            .key(key)
+            .content_type(content_type)
+            .set_metadata(Some(metadata.clone().into_iter().collect()));
+        put.body(ByteStream::from(body))
+            .send()
+            .await
+            .map(drop)
+            .map_err(|err| self.error(bucket, key, err))
+    }
+
     async fn upload_parts(
         &self,
         bucket: &str,
         key: &str,
         file: Arc<std::fs::File>,
         size: u64,
+        metadata: &Metadata,
     ) -> Result<(), StoreError> {
         let started = self
             .client
             .create_multipart_upload()
             .bucket(bucket)
             .key(key)
+            .set_metadata(Some(metadata.clone().into_iter().collect()))
             .send()
             .await;
         let upload = started
@@ -291,29 +315,26 @@ impl ObjectStore for S3Store {
     }
 
     async fn put(&self, bucket: &str, key: &str, body: Bytes, content_type: &str) -> Result<(), StoreError> {
-        let put = self
-            .client
-            .put_object()
-            .bucket(bucket)
-            .key(key)
-            .content_type(content_type);
-        put.body(ByteStream::from(body))
-            .send()
+        self.write(bucket, key, body, content_type, &Metadata::new())
             .await
-            .map(drop)
-            .map_err(|err| self.error(bucket, key, err))
     }
 
-    async fn upload(&self, bucket: &str, key: &str, file: std::fs::File) -> Result<(), StoreError> {
+    async fn upload(
+        &self,
+        bucket: &str,
+        key: &str,
+        file: std::fs::File,
+        metadata: &Metadata,
+    ) -> Result<(), StoreError> {
         let size = file.metadata().map_err(|err| disk(bucket, key, err))?.len();
         let file = Arc::new(file);
         if size > PART_BYTES {
-            return self.upload_parts(bucket, key, file, size).await;
+            return self.upload_parts(bucket, key, file, size, metadata).await;
         }
         let body = read_at(file, 0, size)
             .await
             .map_err(|err| disk(bucket, key, err))?;
-        self.put(bucket, key, body, content_type(key)).await
+        self.write(bucket, key, body, content_type(key), metadata).await
     }
 
     async fn copy(&self, bucket: &str, from: &str, to: &str, source: &Head) -> Result<Copied, StoreError> {

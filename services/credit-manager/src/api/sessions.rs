@@ -18,7 +18,7 @@ use units::{Amount, CpuTime, MilliCores, NodeId, SessionId, TaskId};
 
 use super::status::from_command;
 use super::{wire_outcome, wire_state};
-use crate::bank::{BankError, Now, OpenRequest, Opened, Refusal, Usage, UserView};
+use crate::bank::{BankError, Descent, Now, OpenRequest, Opened, Refusal, Usage, UserView};
 use crate::session::{AttemptCost, Bill, Closed, Outcome};
 use crate::watch::News;
 use crate::writer::{CommandError, Desk, Writer};
@@ -31,6 +31,8 @@ pub struct SessionApi {
     pub clock: Arc<dyn Clock>,
     /// Ends the watchers' streams, which would never end by themselves.
     pub shutdown: CancellationToken,
+    /// How deep tasks may be chained without a cap.
+    pub chain_depth_max: u32,
 }
 
 impl SessionApi {
@@ -60,16 +62,24 @@ impl SessionService for SessionApi {
             "" => None,
             text => Some(parse("task_id", text)?),
         };
-        let open = open_request(message)?;
+        let parent: Option<TaskId> = match message.parent_task_id.as_str() {
+            "" => None,
+            text => Some(parse("parent_task_id", text)?),
+        };
+        let mut open = open_request(message)?;
+        open.descent.depth_max = self.chain_depth_max;
         let (session, function, key) = (open.session, open.function.clone(), open.key.clone());
         let (fresh, now) = (TaskId::new(), self.now());
-        let opened = self
+        let (opened, lineage_cap) = self
             .call(move |desk| {
                 if let Some(bill) = desk.bill(session)? {
                     return Err(already_closed(&bill.closed).into());
                 }
                 let earlier = task.map(|id| desk.task(id)).transpose()?.flatten();
-                Ok(desk.bank.open(open, earlier, fresh, now)?)
+                open.descent = desk.descent(&open, earlier.as_ref(), task.is_some(), parent)?;
+                let opened = desk.bank.open(open, earlier, fresh, now)?;
+                let lineage_cap = desk.bank.lineage_cap(session);
+                Ok((opened, lineage_cap))
             })
             .await?;
         let answer = match opened {
@@ -86,6 +96,8 @@ impl SessionService for SessionApi {
                     billing: wire::Billing::from(session.billing).into(),
                     state: Some(wire_state(&state)),
                     cap_at_us: session.cap_at().map(CpuTime::micros),
+                    root_task_id: task.root.to_string(),
+                    lineage_cap_halfords: lineage_cap.map(Amount::halfords),
                 })
             }
             Opened::Refused { refusal, message } => {
@@ -178,6 +190,7 @@ fn open_request(message: wire::OpenSessionRequest) -> Result<OpenRequest, Invali
         capacity: MilliCores::from_millicores(message.millicores),
         // The journal holds 63 bits, and no object is that large.
         input_bytes: message.input_bytes.min(i64::MAX.unsigned_abs()),
+        descent: Descent::default(),
     })
 }
 
@@ -211,6 +224,9 @@ fn wire_refusal(refusal: Refusal) -> wire::RefusalReason {
         Refusal::CapSpent => wire::RefusalReason::CapSpent,
         Refusal::Runway => wire::RefusalReason::Runway,
         Refusal::SpendLimit => wire::RefusalReason::SpendLimit,
+        Refusal::CapHeld => wire::RefusalReason::CapHeld,
+        Refusal::TooDeep => wire::RefusalReason::TooDeep,
+        Refusal::AlreadyDone => wire::RefusalReason::AlreadyDone,
     }
 }
 

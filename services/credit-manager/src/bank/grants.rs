@@ -1,9 +1,10 @@
 //! Keeps the grants, the sums behind them and what others were told in step with every change.
 
-use units::{Restriction, SessionId, UserName};
+use units::{Amount, Restriction, SessionId, UserName};
 
 use super::Bank;
 use crate::grant;
+use crate::lineage::{Lineage, LiveLineage};
 use crate::session::{Session, SessionState};
 use crate::standing;
 use crate::users::Gate;
@@ -25,9 +26,14 @@ impl Bank {
         let user = session.user.clone();
         self.objects
             .insert((session.task.function.clone(), session.task.key.clone()), id);
+        let claim = session.holding.claim(&session.meter, session.capacity);
+        let root = session.task.root;
+        self.lineages
+            .entry(root)
+            .or_insert_with(|| LiveLineage::new(Lineage::new(root, None)))
+            .add(claim, session.meter.cost());
         if let Some(state) = self.users.get_mut(&user) {
             state.sessions.insert(id);
-            let claim = session.holding.claim(&session.meter, session.capacity);
             state.purse.replace(grant::Claim::default(), claim);
             state.unposted = state.unposted.saturating_add(session.meter.unposted());
             state.burn = state.burn.saturating_add(session.pace.burn());
@@ -43,9 +49,14 @@ impl Bank {
         self.leases.end(id);
         self.objects
             .remove(&(session.task.function.clone(), session.task.key.clone()));
+        let claim = session.holding.claim(&session.meter, session.capacity);
+        if let Some(lineage) = self.lineages.get_mut(&session.task.root)
+            && lineage.remove(claim, session.meter.cost())
+        {
+            self.lineages.remove(&session.task.root);
+        }
         if let Some(state) = self.users.get_mut(&session.user) {
             state.sessions.remove(&id);
-            let claim = session.holding.claim(&session.meter, session.capacity);
             state.purse.replace(claim, grant::Claim::default());
             state.unposted = state.unposted.saturating_sub(session.meter.unposted());
             state.burn = state.burn.saturating_sub(session.pace.burn());
@@ -56,10 +67,14 @@ impl Bank {
     pub(super) fn amend<T>(&mut self, id: SessionId, change: impl FnOnce(&mut Session) -> T) -> Option<T> {
         let session = self.sessions.get_mut(&id)?;
         let claim = session.holding.claim(&session.meter, session.capacity);
-        let (unposted, burn) = (session.meter.unposted(), session.pace.burn());
+        let unposted = session.meter.unposted();
+        let (burn, cost) = (session.pace.burn(), session.meter.cost());
         let outcome = change(session);
+        let changed = session.holding.claim(&session.meter, session.capacity);
+        if let Some(lineage) = self.lineages.get_mut(&session.task.root) {
+            lineage.replace((claim, cost), (changed, session.meter.cost()));
+        }
         if let Some(state) = self.users.get_mut(&session.user) {
-            let changed = session.holding.claim(&session.meter, session.capacity);
             state.purse.replace(claim, changed);
             state.unposted = state
                 .unposted
@@ -126,13 +141,29 @@ impl Bank {
         let funds = state.user.settings.funds(self.balance(state));
         let claim = session.holding.claim(&session.meter, session.capacity);
         let allotment = state.purse.share(funds, claim, &session.meter);
-        let wanted = grant::grant(&session.meter, allotment.share, session.cap());
+        let (cap, lineage_starved) = self.cap(session, claim);
+        let wanted = grant::grant(&session.meter, allotment.share, cap);
         let newest = session.holding.newest();
         let grows = wanted.throttle_at > newest.throttle_at || wanted.stop_at > newest.stop_at;
         if wanted != newest && (may_grow || !grows) {
             self.amend(id, |session| session.holding.issue(wanted));
         }
-        allotment.starved
+        allotment.starved || lineage_starved
+    }
+
+    /// What a session alone may cost, by its task's cap and its lineage's; and whether others of the lineage hold what it
+    /// should have.
+    fn cap(&self, session: &Session, claim: grant::Claim) -> (Option<Amount>, bool) {
+        let own = session.cap();
+        let lineage = self.lineages.get(&session.task.root);
+        // What comes of a task is dropped after its end, so nobody joins a root.
+        let is_alone = session.task.depth == 0;
+        let Some(allotment) = lineage.and_then(|lineage| lineage.share(claim, &session.meter, is_alone))
+        else {
+            return (own, false);
+        };
+        let part = session.meter.cost().saturating_add(allotment.share.stop);
+        (Some(own.map_or(part, |own| own.min(part))), allotment.starved)
     }
 
     /// Compares a user's gate with what everybody was told last; says whether it changed.
@@ -194,10 +225,10 @@ impl Bank {
 #[cfg(test)]
 mod tests {
     use tokio::time::Instant;
-    use units::{Amount, Billing, CpuPrice, CpuTime, MilliCores, OnShortage, Policy, TaskId, Timestamp};
+    use units::{Billing, CpuPrice, CpuTime, MilliCores, OnShortage, Policy, TaskId, Timestamp};
 
     use super::*;
-    use crate::bank::{Now, OpenRequest, Usage};
+    use crate::bank::{Descent, Now, OpenRequest, Usage};
     use crate::ledger::{Balances, Transfer};
     use crate::settlement::wallet::DepositId;
     use crate::users::{Settings, User};
@@ -265,6 +296,7 @@ mod tests {
             cap: None,
             capacity: MilliCores::ONE_CORE,
             input_bytes: 0,
+            descent: Descent::default(),
         };
         bank.open(request, None, TaskId::new(), now()).unwrap();
         session

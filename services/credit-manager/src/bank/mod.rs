@@ -14,13 +14,14 @@ mod users;
 use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::time::Instant;
-use units::{Amount, FunctionName, SessionId, Timestamp, UserName};
+use units::{Amount, FunctionName, SessionId, TaskId, Timestamp, UserName};
 
 use crate::alert::Alarm;
 #[cfg(test)]
 use crate::grant::Holding;
 use crate::ledger::accounts::BalanceOverflow;
 use crate::ledger::{Account, Balances, Transfer};
+use crate::lineage::{Lineage, LiveLineage};
 #[cfg(test)]
 use crate::pace::Pace;
 use crate::rating::TotalTooLarge;
@@ -30,7 +31,7 @@ use crate::settlement::wallet::{Address, Cursor, PaymentId};
 use crate::users::{Function, User, UserState};
 
 pub use money::{FEE_RESERVE, Sum, WithdrawalOrder};
-pub use sessions::{OpenRequest, Opened, Refusal, Usage};
+pub use sessions::{Descent, OpenRequest, Opened, Refusal, Usage};
 pub use users::UserView;
 
 /// The present moment, as the two kinds of time that are kept apart: for records, and for intervals.
@@ -47,6 +48,7 @@ pub enum Change {
     Function(Function),
     Alarm(UserName, Alarm),
     Task(Task),
+    Lineage(Lineage),
     Opened(Box<Session>),
     Closed(Closed, Timestamp),
     Posted(Transfer),
@@ -124,6 +126,8 @@ pub struct Bank {
     sessions: BTreeMap<SessionId, Session>,
     /// Which session runs an object: at most one may (I10).
     objects: BTreeMap<(FunctionName, String), SessionId>,
+    /// Those with live sessions, by their roots.
+    lineages: BTreeMap<TaskId, LiveLineage>,
     leases: Leases,
     balances: Balances,
     /// The unfinished ones.
@@ -155,6 +159,13 @@ impl Bank {
             owner.has_limited_functions |= function.max_spend.is_some();
         }
         self.functions.insert(function.name.clone(), function);
+    }
+
+    /// Has to come before the lineage's sessions; the same again changes nothing.
+    pub fn restore_lineage(&mut self, lineage: Lineage) {
+        self.lineages
+            .entry(lineage.root)
+            .or_insert_with(|| LiveLineage::new(lineage));
     }
 
     pub fn restore_session(&mut self, session: Session, now: Instant) {
@@ -221,6 +232,16 @@ impl Bank {
         Ok(())
     }
 
+    /// Fails if what a lineage has spent and granted is more than its cap.
+    #[cfg(test)]
+    pub(crate) fn assert_lineages_covered(&self) {
+        for live in self.lineages.values() {
+            if let Some(cap) = live.lineage.cap {
+                assert!(live.committed() <= cap, "{live:?}");
+            }
+        }
+    }
+
     /// Fails unless both answer everything alike. Leases and effects are not state, and of a holding counts what is
     /// held, not by how many grants. A pace is no state either.
     #[cfg(test)]
@@ -256,6 +277,11 @@ impl Bank {
         assert_eq!(self.addresses, other.addresses);
         assert_eq!(self.functions, other.functions);
         assert_eq!(self.objects, other.objects);
+        let roots = |bank: &Self| -> Vec<Lineage> {
+            let lineages = bank.lineages.values();
+            lineages.map(|live| live.lineage.clone()).collect()
+        };
+        assert_eq!(roots(self), roots(other));
         assert_eq!(self.balances, other.balances);
         assert_eq!(self.payouts, other.payouts);
         assert_eq!(self.cursor, other.cursor);

@@ -11,6 +11,7 @@ use super::grants::Cause;
 use super::{Bank, BankError, Change, Now};
 use crate::grant::Holding;
 use crate::ledger::{Transfer, TransferId};
+use crate::lineage::{self, Lineage, LiveLineage};
 use crate::pace::Pace;
 use crate::rating::Meter;
 use crate::session::{Bill, Closed, Outcome, Session, SessionState, Task};
@@ -26,6 +27,22 @@ pub struct OpenRequest {
     pub cap: Option<Amount>,
     pub capacity: MilliCores,
     pub input_bytes: u64,
+    pub descent: Descent,
+}
+
+/// Where a task's input came from, as the journal knows it.
+#[derive(Clone, Debug, Default)]
+pub struct Descent {
+    /// The task that a result of which it is said to be.
+    pub parent: Option<Task>,
+    /// The task it became when it was first put there, if that was asked for before.
+    pub child: Option<Task>,
+    /// Whether an earlier attempt left the id of a task on the object: then it was not just put there by a node.
+    pub is_marked: bool,
+    /// The lineage of the task that goes on, or else of the parent.
+    pub lineage: Option<Lineage>,
+    /// Without a cap, a task may be chained this deep.
+    pub depth_max: u32,
 }
 
 /// The answer to an [`OpenRequest`].
@@ -50,6 +67,9 @@ pub enum Refusal {
     CapSpent,
     Runway,
     SpendLimit,
+    CapHeld,
+    TooDeep,
+    AlreadyDone,
 }
 
 /// One session's running totals.
@@ -105,9 +125,21 @@ impl Bank {
         if let Err((refusal, message)) = self.admit(&request, user) {
             return Ok(refused(refusal, message));
         }
-        let task = earlier
-            .filter(|task| task.continues_with(&request.function, &request.key))
-            .unwrap_or_else(|| Task::new(fresh, request.function.clone(), request.key.clone()));
+        let billed = settings.accounting.then_some(settings.price);
+        let (billing, price) = (settings.billing, settings.price);
+        let task = match earlier.filter(|task| task.continues_with(&request.function, &request.key)) {
+            Some(task) => task,
+            None => match self.descended(&request, &name, fresh) {
+                Ok(task) => task,
+                Err(done) => {
+                    let message = format!(
+                        "{} was chained into {} before, as task {}, which is over (hint: to run it again, drop it without the metadata of a chained object)",
+                        request.key, request.function, done.id
+                    );
+                    return Ok(refused(Refusal::AlreadyDone, message));
+                }
+            },
+        };
         if let Some(cap) = request.cap.filter(|cap| task.amount >= *cap) {
             let message = format!(
                 "task {} of {name} has cost {} GRC, its cap is {cap}",
@@ -115,20 +147,29 @@ impl Bank {
             );
             return Ok(refused(Refusal::CapSpent, message));
         }
+        let lineage = self.lineage_of(&task, &request);
+        if let Some((refusal, message)) = self.lineage_refusal(&task, &lineage, &request, billed.is_some()) {
+            return Ok(refused(refusal, message));
+        }
+        // What the lineage has left bounds this session like the task's own cap.
+        let left = lineage.left().map(|left| task.amount.saturating_add(left));
+        let task_cap = match (request.cap, left) {
+            (Some(cap), Some(left)) => Some(cap.min(left)),
+            (cap, left) => cap.or(left),
+        };
         let task = Task {
             input_bytes: request.input_bytes,
             attempts: task.attempts.saturating_add(1),
             ..task
         };
-        let billed = settings.accounting.then_some(settings.price);
         let session = Session {
             id: request.session,
             user: name.clone(),
             node: request.node,
             task: task.clone(),
-            task_cap: request.cap,
-            billing: settings.billing,
-            price: settings.price,
+            task_cap,
+            billing,
+            price,
             opened_at: now.wall,
             capacity: request.capacity,
             meter: Meter::new(billed),
@@ -140,6 +181,8 @@ impl Bank {
             pace: Pace::default(),
         };
         self.effects.changes.push(Change::Task(task));
+        self.effects.changes.push(Change::Lineage(lineage.clone()));
+        self.restore_lineage(lineage);
         self.effects
             .changes
             .push(Change::Opened(Box::new(session.clone())));
@@ -147,6 +190,81 @@ impl Bank {
         self.insert_session(session);
         self.share_out(&name, &Cause::Asked(&[request.session]));
         self.licensed(request.session)
+    }
+
+    /// The task of an object that no earlier one goes on with: a chained one if its parent is the same user's, whatever
+    /// the object's metadata says. `Err`: it is over already, and a node that crashed put its input there once more.
+    fn descended(&self, request: &OpenRequest, user: &UserName, fresh: TaskId) -> Result<Task, Box<Task>> {
+        let (function, key) = (request.function.clone(), request.key.clone());
+        let descent = &request.descent;
+        let parent = descent.parent.as_ref().filter(|parent| {
+            self.functions
+                .get(&parent.function)
+                .is_some_and(|known| known.user == *user)
+        });
+        let Some(parent) = parent else {
+            return Ok(Task::new(fresh, function, key));
+        };
+        match &descent.child {
+            // Somebody wants it once more.
+            _ if descent.is_marked => Ok(Task::chained(fresh, parent, function, key)),
+            Some(done) if done.is_over => Err(Box::new(done.clone())),
+            Some(child) => Ok(child.clone()),
+            None => {
+                let id = lineage::chained_id(parent.id, &function, &key);
+                Ok(Task::chained(id, parent, function, key))
+            }
+        }
+    }
+
+    /// The lineage of a task as it is now. A root's cap is that of its first attempt.
+    fn lineage_of(&self, task: &Task, request: &OpenRequest) -> Lineage {
+        let live = self.lineages.get(&task.root).map(|live| &live.lineage);
+        let known = live.or(request.descent.lineage.as_ref());
+        known
+            .filter(|lineage| lineage.root == task.root)
+            .cloned()
+            .unwrap_or_else(|| Lineage::new(task.root, request.cap))
+    }
+
+    /// Why a task cannot run for what became of its lineage.
+    fn lineage_refusal(
+        &self,
+        task: &Task,
+        lineage: &Lineage,
+        request: &OpenRequest,
+        is_billed: bool,
+    ) -> Option<(Refusal, String)> {
+        let depth_max = request.descent.depth_max;
+        if task.depth > depth_max && !(is_billed && lineage.cap.is_some()) {
+            let message = format!(
+                "it was chained {} functions deep, and without a cap {depth_max} are allowed (hint: give the first task a cap with the metadata max-grc)",
+                task.depth
+            );
+            return Some((Refusal::TooDeep, message));
+        }
+        let cap = lineage.cap.filter(|_| is_billed)?;
+        if lineage.closed >= cap {
+            let message = format!(
+                "task {} and what came of it have cost {} GRC, its cap max-grc is {cap}",
+                task.root, lineage.closed
+            );
+            return Some((Refusal::CapSpent, message));
+        }
+        let is_held = self.lineages.get(&task.root).is_some_and(LiveLineage::is_held);
+        is_held.then(|| {
+            let message = format!(
+                "what is left of the cap of task {} is held by others of it that run",
+                task.root
+            );
+            (Refusal::CapHeld, message)
+        })
+    }
+
+    /// What the lineage of a live session may cost in all.
+    pub fn lineage_cap(&self, id: SessionId) -> Option<Amount> {
+        let root = self.sessions.get(&id)?.task.root;
+        self.lineages.get(&root)?.lineage.cap
     }
 
     fn licensed(&self, id: SessionId) -> Result<Opened, BankError> {
@@ -263,6 +381,12 @@ impl Bank {
             outcome,
             amount,
         };
+        if let Some(live) = self.lineages.get_mut(&task.root)
+            && amount.is_positive()
+        {
+            live.lineage.closed = live.lineage.closed.saturating_add(amount);
+            self.effects.changes.push(Change::Lineage(live.lineage.clone()));
+        }
         self.remove_session(id);
         self.effects.stale.remove(&id);
         let task_amount = task.amount;

@@ -14,6 +14,7 @@ use super::rows;
 use super::{Transfer, TransferId};
 use crate::alert::Alarm;
 use crate::bank::Change;
+use crate::lineage::Lineage;
 use crate::session::{AttemptCost, Closed, Session, Task};
 use crate::settlement::outbox::Payout;
 use crate::settlement::split::ReceiverName;
@@ -81,6 +82,15 @@ impl Journal {
                 ])
                 .map(drop),
             Change::Task(task) => self.put_task(task),
+            Change::Lineage(lineage) => self
+                .connection
+                .prepare_cached("UPDATE tasks SET lineage_cap = ?, lineage_amount = ? WHERE id = ?")?
+                .execute(params![
+                    lineage.cap.map(units::Amount::halfords),
+                    lineage.closed.halfords(),
+                    lineage.root.to_string(),
+                ])
+                .map(drop),
             Change::Opened(session) => self.insert_session(session),
             Change::Closed(closed, at) => self
                 .connection
@@ -153,7 +163,7 @@ impl Journal {
     fn put_task(&self, task: &Task) -> rusqlite::Result<()> {
         self.connection
             .prepare_cached(
-                "INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET
+                "INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, 0) ON CONFLICT (id) DO UPDATE SET
                  input_bytes = excluded.input_bytes, attempts = excluded.attempts, failures = excluded.failures, amount = excluded.amount,
                  is_over = excluded.is_over",
             )?
@@ -166,6 +176,8 @@ impl Journal {
                 task.failures,
                 task.amount.halfords(),
                 task.is_over,
+                task.root.to_string(),
+                task.depth,
             ])
             .map(drop)
     }
@@ -290,6 +302,14 @@ impl Journal {
         self.connection
             .prepare_cached("SELECT * FROM tasks WHERE id = ?")?
             .query_row([id.to_string()], rows::task)
+            .optional()
+    }
+
+    /// The lineage that a task is the root of.
+    pub fn lineage(&self, root: TaskId) -> rusqlite::Result<Option<Lineage>> {
+        self.connection
+            .prepare_cached("SELECT id, lineage_cap, lineage_amount FROM tasks WHERE id = ?")?
+            .query_row([root.to_string()], rows::lineage)
             .optional()
     }
 

@@ -38,7 +38,11 @@ impl Journal {
             .connection
             .prepare("SELECT * FROM sessions WHERE closed_at_ms IS NULL ORDER BY id")?;
         for session in live.query_map([], |row| self.live_session(row))? {
-            bank.restore_session(session?, now);
+            let session = session?;
+            if let Some(lineage) = self.lineage(session.task.root)? {
+                bank.restore_lineage(lineage);
+            }
+            bank.restore_session(session, now);
         }
         let mut payouts = self
             .connection

@@ -12,6 +12,7 @@ use super::reader::SessionRecord;
 use super::{Kind, Transfer, TransferId};
 use crate::alert::{Alarm, Alert};
 use crate::grant::Holding;
+use crate::lineage::Lineage;
 use crate::pace::Pace;
 use crate::quote::Sample;
 use crate::rating::Meter;
@@ -136,6 +137,16 @@ pub(super) fn task(row: &Row<'_>) -> rusqlite::Result<Task> {
         failures: row.get("failures")?,
         amount: amount(row, "amount")?,
         is_over: row.get("is_over")?,
+        root: text(row, "root")?,
+        depth: row.get("depth")?,
+    })
+}
+
+pub(super) fn lineage(row: &Row<'_>) -> rusqlite::Result<Lineage> {
+    Ok(Lineage {
+        root: text(row, "id")?,
+        cap: optional_amount(row, "lineage_cap")?,
+        closed: amount(row, "lineage_amount")?,
     })
 }
 

@@ -38,7 +38,11 @@ CREATE TABLE tasks (
     attempts INTEGER NOT NULL,
     failures INTEGER NOT NULL,
     amount INTEGER NOT NULL,               -- of closed sessions
-    is_over INTEGER NOT NULL
+    is_over INTEGER NOT NULL,
+    root TEXT NOT NULL,                    -- the first of its lineage; its own id where it was dropped itself
+    depth INTEGER NOT NULL,                -- chained functions between the root and it
+    lineage_cap INTEGER,                   -- of a root, NULL: none
+    lineage_amount INTEGER NOT NULL        -- of a root: closed sessions of the whole lineage
 ) STRICT;
 -- Ids are in the order of time: a quote reads a function's newest tasks.
 CREATE INDEX tasks_of_function ON tasks (function, id);

@@ -7,8 +7,7 @@ use std::time::Duration;
 use units::{Amount, Billing, CpuPrice, CpuTime, MilliCores, OnShortage, Policy, Timestamp, UserName};
 
 use super::*;
-use crate::bank::{FEE_RESERVE, Sum, WithdrawalOrder};
-use crate::bank::{Now, OpenRequest, Opened, Usage};
+use crate::bank::{Descent, FEE_RESERVE, Now, OpenRequest, Opened, Sum, Usage, WithdrawalOrder};
 use crate::ledger::Account;
 use crate::session::Outcome;
 use crate::settlement::gridcoin::Mode;
@@ -30,6 +29,8 @@ enum Operation {
         user: usize,
         key: u8,
         again: Option<Index>,
+        /// The object is said to be a result of this task.
+        of: Option<Index>,
     },
     /// Uses a part of what the session may still use, and tells it with an acknowledgement that lags behind.
     Report {
@@ -72,7 +73,7 @@ fn operation() -> impl Strategy<Value = Operation> {
     let index = any::<Index>;
     let simple = prop_oneof![
         2 => (user.clone(), 1..500_000_000_i64).prop_map(|(user, halfords)| Operation::Deposit { user, halfords }),
-        4 => (user.clone(), 0..6_u8, prop::option::weighted(0.2, index())).prop_map(|(user, key, again)| Operation::Open { user, key, again }),
+        4 => (user.clone(), 0..6_u8, prop::option::weighted(0.2, index()), prop::option::weighted(0.4, index())).prop_map(|(user, key, again, of)| Operation::Open { user, key, again, of }),
         8 => (index(), 0..=100_u64, 0..4_u64, 0..4000_u32).prop_map(|(which, percent, behind, millicores)| Operation::Report { which, percent, behind, millicores }),
         2 => (index(), 0..=100_u64).prop_map(|(which, percent)| Operation::Stale { which, percent }),
         2 => (index(), 0..Outcome::ALL.len()).prop_map(|(which, outcome)| Operation::Close { which, outcome }),
@@ -202,7 +203,25 @@ impl World {
             } => self.some_task(which),
             _ => None,
         };
-        self.run(commits, |world, bank| world.operate(bank, operation, earlier));
+        let parent = match &operation {
+            Operation::Open { of: Some(which), .. } => self.some_task(which).map(|task| task.id),
+            _ => None,
+        };
+        let request = match &operation {
+            Operation::Open { user, key, .. } => Some(open_request(*user, *key)),
+            _ => None,
+        };
+        let descent = request.as_ref().map(|request| {
+            let desk = self.desk.as_ref().unwrap();
+            desk.descent(request, earlier.as_ref(), earlier.is_some(), parent)
+                .unwrap()
+        });
+        let request = request
+            .zip(descent)
+            .map(|(request, descent)| OpenRequest { descent, ..request });
+        self.run(commits, |world, bank| {
+            world.operate(bank, operation, request, earlier)
+        });
     }
 
     fn some_task(&self, which: &Index) -> Option<Task> {
@@ -221,7 +240,13 @@ impl World {
         desk.task(id.parse().unwrap()).unwrap()
     }
 
-    fn operate(&mut self, bank: &mut Bank, operation: Operation, earlier: Option<Task>) {
+    fn operate(
+        &mut self,
+        bank: &mut Bank,
+        operation: Operation,
+        request: Option<OpenRequest>,
+        earlier: Option<Task>,
+    ) {
         let now = self.now;
         let some = |bank: &Bank, which: &Index| {
             let ids: Vec<_> = bank.sessions().map(|session| session.id).collect();
@@ -242,18 +267,8 @@ impl World {
                 let transfer = Transfer::deposit(&id, 0, &user(number), now.wall);
                 bank.move_deposit(transfer, &user(number)).unwrap();
             }
-            Operation::Open {
-                user: number, key, ..
-            } => {
-                let request = OpenRequest {
-                    session: SessionId::new(),
-                    node: "node-1".parse().unwrap(),
-                    function: format!("function-{number}").parse().unwrap(),
-                    key: format!("{key}.txt"),
-                    cap: (key == 0).then(|| Amount::from_halfords(10_000_000)),
-                    capacity: MilliCores::from_millicores(u32::from(key) * 500),
-                    input_bytes: 0,
-                };
+            Operation::Open { .. } => {
+                let request = request.expect("made of the operation");
                 let opened = bank.open(request.clone(), earlier, TaskId::new(), now).unwrap();
                 if let Opened::Licensed { session, state } = opened {
                     let again = bank.open(request, None, TaskId::new(), now).unwrap();
@@ -438,6 +453,7 @@ impl World {
             taken.sum::<Amount>(),
             "what left users' accounts is in the outbox"
         );
+        bank.assert_lineages_covered();
         for view in bank.views() {
             let funds = view.user.settings.funds(view.balance);
             assert!(view.granted <= funds.whole, "I5: {view:?}");
@@ -456,6 +472,23 @@ impl World {
                 "only reversals of settled charges go below zero"
             );
         }
+    }
+}
+
+fn open_request(number: usize, key: u8) -> OpenRequest {
+    let descent = Descent {
+        depth_max: 3,
+        ..Descent::default()
+    };
+    OpenRequest {
+        session: SessionId::new(),
+        node: "node-1".parse().unwrap(),
+        function: format!("function-{number}").parse().unwrap(),
+        key: format!("{key}.txt"),
+        cap: (key < 2).then(|| Amount::from_halfords(10_000_000)),
+        capacity: MilliCores::from_millicores(u32::from(key) * 500),
+        input_bytes: 0,
+        descent,
     }
 }
 
@@ -505,6 +538,18 @@ proptest! {
         }
         world.restart();
         world.assert_fairly_split();
+        let desk = world.desk.as_ref().unwrap();
+        let wrong: i64 = desk
+            .journal
+            .connection_for_tests()
+            .query_row(
+                "SELECT count(*) FROM tasks AS root WHERE id = root AND lineage_amount <>
+                 (SELECT sum(amount) FROM tasks WHERE tasks.root = root.id)",
+                [],
+                |row| row.get(0),
+            )
+            .unwrap();
+        prop_assert_eq!(wrong, 0, "lineages have cost what their tasks have");
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let reader = crate::ledger::Reader::new(world.folder.path().join("ledger.db"));
         let proof = runtime.block_on(reader.proof()).unwrap();

@@ -214,6 +214,7 @@ impl Client {
             max_amount_halfords: 0,
             millicores: 1000,
             input_bytes: key.len() as u64,
+            parent_task_id: String::new(),
         };
         self.answer(request).await
     }

@@ -174,6 +174,7 @@ impl Manager {
             task: None,
             max_amount: None,
             input_bytes: 0,
+            parent: None,
             capacity: MilliCores::from_millicores(demand),
         };
         self.node.record(session, &cpu, Phase::Claimed);
