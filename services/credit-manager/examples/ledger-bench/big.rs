@@ -37,8 +37,8 @@ pub(crate) fn fill(folder: &Path, transfers: u64) {
     insert(
         USERS,
         "INSERT INTO users (name, address, min_balance, debt_limit, policy, billing, cpu_time_us_per_grc, accounting,
-                            created_at_ms)
-         SELECT 'user-' || n, printf('m%033d', n + 1), 0, 0, 'greedy', 'used', 600000000, 1, at FROM made",
+                            min_runway_s, on_shortage, created_at_ms)
+         SELECT 'user-' || n, replace(printf('m%033d', n + 1), '0', 'z'), 0, 0, 'greedy', 'used', 600000000, 1, 0, 'newest-first', at FROM made",
     );
     insert(
         USERS,
@@ -46,8 +46,9 @@ pub(crate) fn fill(folder: &Path, transfers: u64) {
     );
     insert(
         sessions,
-        "INSERT INTO tasks (id, function, object_key, input_bytes, attempts, failures, amount, is_over)
-         SELECT id, 'function-' || user, n || '.txt', 1000, 1, 0, 9000000, 1 FROM made",
+        "INSERT INTO tasks (id, root, function, object_key, input_bytes, attempts, failures, amount, is_over,
+                            depth, lineage_amount)
+         SELECT id, id, 'function-' || user, n || '.txt', 1000, 1, 0, 9000000, 1, 0, 9000000 FROM made",
     );
     insert(
         sessions,

@@ -4,12 +4,17 @@ use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use credit_manager::api::AccountApi;
 use credit_manager::ledger::Journal;
 use credit_manager::settlement::fake::FakeWallet;
 use credit_manager::settlement::wallet::Wallet as _;
 use credit_manager::writer::{Desk, Ledger};
 use credit_manager::{Config, Edges, Parts};
+use proto::credit::v1::ListUsersRequest;
+use proto::credit::v1::account_service_client::AccountServiceClient;
+use proto::credit::v1::account_service_server::AccountServiceServer;
 use service_kit::SystemClock;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -29,9 +34,8 @@ pub(crate) async fn serve(folder: &Path, users: u64) {
             .unwrap();
         wallet.deposit(&address, &["1000000".parse().unwrap()]);
     }
-    wallet.mine(10);
     let edges = Edges {
-        wallet,
+        wallet: wallet.clone(),
         clock: Arc::new(SystemClock),
     };
     let config = config(folder);
@@ -44,6 +48,11 @@ pub(crate) async fn serve(folder: &Path, users: u64) {
         ledger,
         ..
     } = parts;
+    tokio::spawn(mine_for(
+        users,
+        AccountServiceClient::new(accounts.clone()),
+        wallet,
+    ));
     let commits = Arc::new(AtomicU64::new(0));
     let counted = commits.clone();
     std::thread::spawn(move || futures::executor::block_on(run(ledger, &counted)));
@@ -61,6 +70,22 @@ pub(crate) async fn serve(folder: &Path, users: u64) {
         .unwrap();
     drop(supervisor);
     println!("{} flushes to disk", commits.load(Ordering::Relaxed));
+}
+
+/// Confirms the deposits once everybody is there: what comes to an address before its user is not seen again.
+async fn mine_for(
+    users: u64,
+    mut accounts: AccountServiceClient<AccountServiceServer<AccountApi>>,
+    wallet: Arc<FakeWallet>,
+) {
+    let users = usize::try_from(users).unwrap();
+    loop {
+        let listed = accounts.list_users(ListUsersRequest {}).await.unwrap();
+        if listed.into_inner().users.len() == users {
+            return wallet.mine(10);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 async fn run(mut ledger: Ledger, commits: &AtomicU64) {
