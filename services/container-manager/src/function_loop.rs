@@ -1,10 +1,9 @@
 //! One function on this node: its queue, its container, its running tasks.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use service_kit::Chain;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -14,7 +13,7 @@ use tracing::{debug, info, warn};
 use units::{FunctionName, MilliCores, UserName};
 
 use crate::attempt::{self, Plan};
-use crate::balance;
+use crate::bulletin::Bulletin;
 use crate::claim::{Claim, ClaimError, Claimer};
 use crate::credit::{Alert, FunctionEntry, Refusal, SessionState};
 use crate::finish;
@@ -22,9 +21,9 @@ use crate::function::{FunctionSettings, retry_delay};
 use crate::layout::{self, TaskKey};
 use crate::node::Node;
 use crate::problem::Problem;
+use crate::queue::Queue;
 use crate::quote;
 use crate::recover::Adopted;
-use crate::store::StoreError;
 use crate::task::{Attempt, Verdict};
 use crate::utils::{ImageObject, Script, Utils};
 use crate::warm::{WarmContainer, WarmError};
@@ -33,14 +32,8 @@ use crate::warm::{WarmContainer, WarmError};
 const GIVEN_BACK_DELAY: Duration = Duration::from_secs(1);
 /// After a failure of the store, of credit-manager or of a container's start.
 const TROUBLE_DELAY: Duration = Duration::from_secs(2);
-/// How often `status/balance.json` is written while anything runs.
-const BALANCE_PAUSE: Duration = Duration::from_secs(3);
 /// How often `quote/` is listed.
 const QUOTES_PAUSE: Duration = Duration::from_secs(1);
-/// More than any alert has.
-const ALERT_BYTES_MAX: u64 = 64 << 10;
-/// Objects in one listing.
-const PAGE: u32 = 1000;
 
 /// What a function is told from outside.
 pub struct News {
@@ -57,29 +50,22 @@ pub struct FunctionLoop {
     name: FunctionName,
     user: UserName,
     news: News,
-    /// What `status/alert.json` says; `None` while that is not known.
-    alert_told: Option<Option<Alert>>,
+    bulletin: Bulletin,
     utils: Utils,
     container: Option<Arc<WarmContainer>>,
     free_slots: BTreeSet<u32>,
-    /// Tasks of ours that may still be seen in `input/`, or are on their way back to it.
-    busy: HashSet<TaskKey>,
-    /// Tasks that are not to be tried before an instant.
-    deferred: HashMap<TaskKey, Instant>,
+    queue: Queue,
     running: JoinSet<(u32, Attempt)>,
     finishing: JoinSet<Attempt>,
     idle_since: Instant,
     poll: Duration,
     not_before: Instant,
-    balance_told_at: Option<Instant>,
     quotes_at: Instant,
     broken: Option<Broken>,
     /// The function that results go on to, found to be this user's.
     chain_known: Option<FunctionName>,
     /// What last kept tasks from being taken in, as the log was told.
     trouble: Option<String>,
-    /// What the user was last told in `status/error.json`.
-    told: Option<Problem>,
 }
 
 /// An image that no container could be started from.
@@ -110,27 +96,24 @@ impl FunctionLoop {
         let now = Instant::now();
         let mut function = Self {
             poll: node.config.poll_busy(),
+            bulletin: Bulletin::new(node.clone(), name.clone(), user.clone()),
             node,
             name,
             user,
             news,
-            alert_told: None,
             utils: Utils::default(),
             container: None,
             // Until a container is there, its first slot stands for it.
             free_slots: BTreeSet::from([0]),
-            busy: HashSet::new(),
-            deferred: HashMap::new(),
+            queue: Queue::default(),
             running: JoinSet::new(),
             finishing: JoinSet::new(),
             idle_since: now,
             not_before: now,
-            balance_told_at: None,
             quotes_at: now,
             broken: None,
             chain_known: None,
             trouble: None,
-            told: None,
         };
         if let Some(adopted) = adopted {
             function.adopt(adopted, shutdown);
@@ -145,7 +128,7 @@ impl FunctionLoop {
         for (attempt, licence, started) in adopted.running {
             let (node, slot, shutdown) = (self.node.clone(), started.run.slot, shutdown.clone());
             self.free_slots.remove(&slot);
-            self.busy.insert(attempt.key.clone());
+            self.queue.take(attempt.key.clone());
             self.running.spawn(async move {
                 (
                     slot,
@@ -180,8 +163,8 @@ impl FunctionLoop {
 
     async fn step(&mut self, shutdown: &CancellationToken) {
         let now = Instant::now();
-        self.deferred.retain(|_, until| *until > now);
-        self.tell_alert().await;
+        let alert = self.news.alert.borrow().clone();
+        self.bulletin.tell_alert(alert).await;
         if now >= self.quotes_at {
             self.quotes_at = now + QUOTES_PAUSE;
             if let Err(err) = quote::answer(&self.node, &self.name).await {
@@ -202,69 +185,12 @@ impl FunctionLoop {
             }
         }
         if self.running.is_empty() {
-            // Said once more when the last charge is made, so that what is there does not go on burning for ever.
-            if self.finishing.is_empty() && self.balance_told_at.take().is_some() {
-                self.tell_balance().await;
+            if self.finishing.is_empty() {
+                self.bulletin.tell_balance_at_rest().await;
             }
             self.rest(may_start).await;
-        } else if self.balance_told_at.is_none_or(|at| at + BALANCE_PAUSE <= now) {
-            self.balance_told_at = Some(now);
-            self.tell_balance().await;
-        }
-    }
-
-    async fn tell_balance(&self) {
-        let account = match self.node.credit.account(&self.user).await {
-            Ok(account) => account,
-            Err(err) => {
-                debug!(error = %Chain(&err), "balance not known, will be told later");
-                return;
-            }
-        };
-        let document = balance::document(&self.user, &account, self.node.clock.now());
-        let (bucket, body) = (self.name.as_str(), Bytes::from(document));
-        if let Err(err) = self
-            .node
-            .store
-            .put(bucket, layout::STATUS_BALANCE, body, "application/json")
-            .await
-        {
-            debug!(error = %Chain(&err), "balance not told, will be again");
-        }
-    }
-
-    /// Makes `status/alert.json` say what is the case, once for each change, whichever node or manager said it before.
-    async fn tell_alert(&mut self) {
-        let alert = self.news.alert.borrow().clone();
-        if self.alert_told.as_ref() == Some(&alert) {
-            return;
-        }
-        let wanted = alert
-            .as_ref()
-            .map(|alert| Bytes::from(balance::alert_document(&self.user, alert)));
-        match self.put_alert(wanted).await {
-            Ok(()) => self.alert_told = Some(alert),
-            Err(err) => debug!(error = %Chain(&err), "alert not told, will be again"),
-        }
-    }
-
-    async fn put_alert(&self, wanted: Option<Bytes>) -> Result<(), StoreError> {
-        let (store, bucket) = (self.node.store.as_ref(), self.name.as_str());
-        let there = store.get(bucket, layout::STATUS_ALERT, ALERT_BYTES_MAX).await;
-        let there = match there {
-            // Somebody else wrote it.
-            Err(StoreError::TooLarge { .. }) => Some(Bytes::new()),
-            there => there?,
-        };
-        match wanted {
-            Some(wanted) if there.as_ref() == Some(&wanted) => Ok(()),
-            Some(wanted) => {
-                store
-                    .put(bucket, layout::STATUS_ALERT, wanted, "application/json")
-                    .await
-            }
-            None if there.is_some() => store.delete(bucket, layout::STATUS_ALERT, None).await,
-            None => Ok(()),
+        } else {
+            self.bulletin.tell_balance_of_work(now).await;
         }
     }
 
@@ -280,7 +206,11 @@ impl FunctionLoop {
 
     /// Claims as many tasks as there are free slots. Returns how many.
     async fn take_in(&mut self, shutdown: &CancellationToken) -> Result<usize, ClaimError> {
-        let candidates = self.candidates().await?;
+        let wanted = self.free_slots.len();
+        let candidates = self
+            .queue
+            .next(self.node.store.as_ref(), &self.name, wanted)
+            .await?;
         if candidates.is_empty() {
             return Ok(0);
         }
@@ -289,23 +219,23 @@ impl FunctionLoop {
             .await?;
         let recipe = match self.recipe() {
             Ok(recipe) => recipe,
-            Err(problem) => return self.tell(problem).await.map(|()| 0),
+            Err(problem) => return self.wait(problem).await,
         };
         if let Some(chain) = &recipe.settings.chain
             && let Some(problem) = self.chain_problem(&chain.to).await?
         {
-            return self.tell(problem).await.map(|()| 0);
+            return self.wait(problem).await;
         }
         if let Some(broken) = self.broken.as_ref().filter(|broken| broken.image == recipe.image)
             && broken.again_at.is_none_or(|at| Instant::now() < at)
         {
-            return self.tell(broken.problem.clone()).await.map(|()| 0);
+            return self.wait(broken.problem.clone()).await;
         }
         let container = match self.container(&recipe).await {
             Ok(container) => container,
             Err(err) => {
                 let problem = self.on_start_failed(recipe.image, &err);
-                return self.tell(problem).await.map(|()| 0);
+                return self.wait(problem).await;
             }
         };
         self.broken = None;
@@ -317,7 +247,7 @@ impl FunctionLoop {
             match self.claim(&container, &key).await? {
                 Claim::Won { attempt, state } => {
                     self.free_slots.remove(&slot);
-                    self.busy.insert(key);
+                    self.queue.take(key);
                     let (script, settings) = (recipe.script.clone(), recipe.settings.clone());
                     let plan = Plan {
                         container: container.clone(),
@@ -352,43 +282,24 @@ impl FunctionLoop {
                 }
                 Claim::Refused { refusal, message } => {
                     debug!(%key, ?refusal, message, "claim refused");
-                    self.deferred.insert(key, Instant::now() + GIVEN_BACK_DELAY);
+                    self.queue.defer(key, GIVEN_BACK_DELAY);
                 }
             }
         }
         match refused {
-            Some(problem) => self.tell(problem).await?,
-            None => self.all_is_well().await?,
+            Some(problem) => {
+                self.wait(problem).await?;
+            }
+            None => self.bulletin.all_is_well().await?,
         }
         Ok(taken)
     }
 
-    /// The next tasks in line, in the order of their keys: at most as many as there are free slots.
-    async fn candidates(&self) -> Result<Vec<TaskKey>, StoreError> {
-        let (mut found, mut after) = (Vec::new(), None::<String>);
-        let wanted = self.free_slots.len();
-        // Usually the first listed tasks are free, so a short page does; one that is full of others' is followed up.
-        let mut page = u32::try_from(wanted + self.busy.len() + self.deferred.len() + 1)
-            .unwrap_or(PAGE)
-            .min(PAGE);
-        loop {
-            let listed = self
-                .node
-                .store
-                .list(self.name.as_str(), layout::INPUT, after.as_deref(), page)
-                .await?;
-            let is_last = listed.len() < usize::try_from(page).unwrap_or(usize::MAX);
-            after = listed.last().map(|object| object.key.clone());
-            let keys = listed
-                .iter()
-                .filter_map(|object| TaskKey::from_input(&object.key));
-            found.extend(keys.filter(|key| !self.busy.contains(key) && !self.deferred.contains_key(key)));
-            if is_last || found.len() >= wanted {
-                found.truncate(wanted);
-                return Ok(found);
-            }
-            page = PAGE;
-        }
+    /// Takes nothing in before the problem is mended.
+    async fn wait(&mut self, problem: Problem) -> Result<usize, ClaimError> {
+        self.poll = self.node.config.poll_idle();
+        self.bulletin.tell_problem(problem).await?;
+        Ok(0)
     }
 
     fn recipe(&self) -> Result<Recipe, Problem> {
@@ -487,7 +398,7 @@ impl FunctionLoop {
 
     /// Ends an attempt whose object could not be fetched.
     async fn give_back(&mut self, attempt: Attempt) {
-        self.busy.insert(attempt.key.clone());
+        self.queue.take(attempt.key.clone());
         let attempt = attempt::abandoned(&self.node, attempt, "the object store failed").await;
         self.finish(attempt);
     }
@@ -516,14 +427,14 @@ impl FunctionLoop {
 
     fn on_finished(&mut self, finished: Result<Attempt, tokio::task::JoinError>) {
         let attempt = finished.expect("a task's future does not panic and is not aborted");
-        self.busy.remove(&attempt.key);
+        self.queue.leave(&attempt.key);
         let failures = attempt.licence().map_or(0, |licence| licence.failures);
         let delay = match attempt.verdict() {
             Some(Verdict::Failed) => retry_delay(failures + 1),
             Some(Verdict::Aborted | Verdict::PlatformFault) => GIVEN_BACK_DELAY,
             _ => return,
         };
-        self.deferred.insert(attempt.key, Instant::now() + delay);
+        self.queue.defer(attempt.key, delay);
     }
 
     /// Stops a container that has been idle for longer than the function's timeout, or that nobody may use.
@@ -551,48 +462,15 @@ impl FunctionLoop {
         self.container = None;
         self.free_slots = BTreeSet::from([0]);
     }
-
-    /// Says in the bucket what keeps the function from running, once.
-    async fn tell(&mut self, problem: Problem) -> Result<(), ClaimError> {
-        self.poll = self.node.config.poll_idle();
-        if self.told.as_ref() == Some(&problem) {
-            return Ok(());
-        }
-        warn!(
-            problem = problem.error,
-            hint = problem.hint,
-            "function cannot run, its tasks wait"
-        );
-        let document = Bytes::from(problem.document(self.node.clock.now()));
-        let bucket = self.name.as_str();
-        self.node
-            .store
-            .put(bucket, layout::STATUS_ERROR, document, "application/json")
-            .await?;
-        self.told = Some(problem);
-        Ok(())
-    }
-
-    async fn all_is_well(&mut self) -> Result<(), StoreError> {
-        if self.told.is_some() {
-            self.node
-                .store
-                .delete(self.name.as_str(), layout::STATUS_ERROR, None)
-                .await?;
-            self.told = None;
-        }
-        Ok(())
-    }
 }
 
-/// The figures change with every try; the log has them, and what the user reads stays.
 fn over_limit(refusal: Refusal, message: String) -> Problem {
     let hint = if refusal == Refusal::Runway {
         "deposit, or wait until other tasks have ended"
     } else {
         "raise the limit, or wait until other tasks have ended"
     };
-    Problem::new(message, hint)
+    Problem::with_figures(message, hint)
 }
 
 fn cannot_start(err: &WarmError) -> Problem {

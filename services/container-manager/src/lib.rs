@@ -4,7 +4,7 @@
 //!
 //! | Step | Module |
 //! |---|---|
-//! | a user drops an object; the function's loop lists it | [`intake`], [`function_loop`] |
+//! | a user drops an object; the function's loop lists it | [`intake`], [`function_loop`], [`queue`] |
 //! | a session makes it this node's task, and it moves to `processing/` | [`claim`] |
 //! | a container is there, or is started from the function's image | [`warm`], [`image`], [`staging`], [`container`] |
 //! | the script runs in a cgroup of its own | [`attempt`], [`task`], [`cgroup`] |
@@ -12,14 +12,16 @@
 //! | or it may never run: it goes to `failed/` | [`park`] |
 //! | it ends; its results leave the container | [`attempt`], [`spool`] |
 //! | the session is closed and charged | [`finish`], [`credit`] |
-//! | results, log and receipt go to the bucket, then the object goes to `output/` | [`publish`], [`documents`], [`layout`] |
+//! | results and log go to the bucket, results also to the next function of a chain | [`publish`], [`chain`], [`layout`] |
+//! | then the receipt, and then the object goes to `output/` | [`publish`], [`documents`] |
 //! | a file under `quote/` is answered with what it would cost | [`quote`] |
-//! | its results go on to the next function, if it is chained to one | [`chain`] |
+//! | what the user has to know is said under `status/` | [`bulletin`], [`balance`], [`problem`] |
 //! | after a crash, the journal tells where to go on | [`journal`], [`recover`] |
 
 pub mod api;
 pub mod attempt;
 pub mod balance;
+pub mod bulletin;
 pub mod cgroup;
 pub mod chain;
 pub mod claim;
@@ -40,6 +42,7 @@ pub mod node;
 pub mod park;
 pub mod problem;
 pub mod publish;
+pub mod queue;
 pub mod quote;
 pub mod recover;
 pub mod restriction;

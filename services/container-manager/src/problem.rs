@@ -1,15 +1,16 @@
 //! What keeps a function from running, said to its user once, in the bucket.
 
-use serde::Serialize;
 use units::Timestamp;
 
 /// Written to `status/error.json`; removed when it is mended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// What is wrong; names the object.
     pub error: String,
     /// How to mend it.
     pub hint: String,
+    /// The error has figures that differ from look to look.
+    has_figures: bool,
 }
 
 impl Problem {
@@ -17,12 +18,63 @@ impl Problem {
         Self {
             error: error.into(),
             hint: hint.into(),
+            has_figures: false,
         }
+    }
+
+    /// A problem that stays the same when only its figures change.
+    pub fn with_figures(error: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self {
+            has_figures: true,
+            ..Self::new(error, hint)
+        }
+    }
+
+    /// Whether the user, who was told `told`, has to be told this.
+    pub fn is_news_after(&self, told: Option<&Self>) -> bool {
+        told.is_none_or(|told| {
+            let is_same = if self.has_figures {
+                told.has_figures && told.hint == self.hint
+            } else {
+                told == self
+            };
+            !is_same
+        })
     }
 
     pub fn document(&self, since: Timestamp) -> String {
         let document =
             serde_json::json!({ "error": self.error, "hint": self.hint, "since_ms": since.unix_ms() });
         format!("{document:#}\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_is_said_once_whatever_its_figures() {
+        let script = Problem::new("no script", "upload one");
+        let broke = Problem::with_figures("lasts 3 s", "deposit");
+        for (problem, told, is_news) in [
+            (&script, None, true),
+            (&script, Some(&script), false),
+            (&script, Some(&Problem::new("empty script", "upload one")), true),
+            (&broke, Some(&script), true),
+            (&script, Some(&broke), true),
+            (
+                &broke,
+                Some(&Problem::with_figures("lasts 2 s", "deposit")),
+                false,
+            ),
+            (
+                &broke,
+                Some(&Problem::with_figures("spends 2 GRC", "raise it")),
+                true,
+            ),
+        ] {
+            assert_eq!(problem.is_news_after(told), is_news, "{problem:?} after {told:?}");
+        }
     }
 }
