@@ -45,45 +45,57 @@ fn amounts(texts: &[&str]) -> Vec<Amount> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
-#[tokio::test]
-async fn deposits_are_credited_when_they_are_deep_enough_and_pending_before() {
+async fn deposits_are_credited_when_deep_enough(mode: Mode, mode_key: &str) {
     let folder = tempfile::tempdir().unwrap();
-    let wallet = Arc::new(FakeWallet::new());
-    let mut service = Service::start(config(folder.path(), "addresses"), wallet.clone()).await;
-    let address = service.user("alice", "0").await.deposit_address.parse().unwrap();
-    wallet.deposit(&address, &amounts(&["1", "1", "0.5"]));
+    let world = DaemonWorld::start(mode).await;
+    let chain = world.chain.clone();
+    let mut service = Service::start(config(folder.path(), mode_key), world.wallet.clone()).await;
+    let address = service.user("alice", "0").await.deposit_address;
+    let outputs: Vec<_> = amounts(&["1", "1", "0.5"])
+        .into_iter()
+        .map(|amount| (address.parse().unwrap(), amount))
+        .collect();
+    chain.deposit_many(&outputs).unwrap();
     for blocks in [0, 1, 1] {
-        wallet.mine(blocks);
+        chain.mine(blocks).unwrap();
         let user = service
             .until("alice", |user| user.pending_deposit_halfords == grc("2.5"))
             .await;
         assert_eq!(user.balance_halfords, 0, "never before its confirmations");
     }
-    wallet.mine(1);
+    chain.mine(1).unwrap();
     let user = service
         .until("alice", |user| user.pending_deposit_halfords == 0)
         .await;
     assert_eq!(user.balance_halfords, grc("2.5"), "two equal outputs count twice");
-    wallet.mine(5);
+    chain.mine(5).unwrap();
     service.assert_sound().await;
     service.stop().await.unwrap();
 
-    let mut service = Service::start(config(folder.path(), "addresses"), wallet.clone()).await;
-    wallet.deposit(&address, &amounts(&["1"]));
-    wallet.mine(3);
+    let mut service = Service::start(config(folder.path(), mode_key), world.wallet.clone()).await;
+    chain
+        .deposit(&address.parse().unwrap(), "1".parse().unwrap())
+        .unwrap();
+    chain.mine(3).unwrap();
     service
         .until("alice", |user| user.balance_halfords == grc("3.5"))
         .await;
-    wallet.reorg(1, false);
+    chain.reorg(1, false).unwrap();
     service.assert_sound().await;
     // A double spend reaches deep into the chain.
-    wallet.mine(1);
-    wallet.reorg(5, true);
+    chain.mine(1).unwrap();
+    chain.reorg(5, true).unwrap();
     service
         .until("alice", |user| user.balance_halfords == grc("2.5"))
         .await;
     service.assert_sound().await;
     service.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn deposits_are_credited_when_they_are_deep_enough_and_pending_before() {
+    deposits_are_credited_when_deep_enough(Mode::Accounts, "accounts").await;
+    deposits_are_credited_when_deep_enough(Mode::Addresses, "addresses").await;
 }
 
 #[tokio::test]
