@@ -156,9 +156,9 @@ pub async fn run(
         tokio::spawn(async move { finish::finish(&node, attempt).await });
     }
     info!(node = %node.config.node, capacity = %node.meter.capacity(), "container-manager is ready");
-    supervisor.drain(DRAIN).await;
+    let drained = supervisor.drain(DRAIN).await;
     metering.cancel();
-    meters.drain(Duration::from_secs(1)).await;
+    let metered = meters.drain(Duration::from_secs(1)).await;
     if let Ok(left) = node
         .cgroups
         .sweep_orphans(&std::collections::HashSet::new())
@@ -170,6 +170,7 @@ pub async fn run(
             "stopped containers that were left at shutdown"
         );
     }
+    drained.and(metered)?;
     Ok(())
 }
 

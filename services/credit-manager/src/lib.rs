@@ -124,7 +124,7 @@ pub async fn run(
     let writer_end = ledger.spawn().context("failed to start the ledger")?;
     let served = serve(&config, sessions, accounts, history, listener, shutdown.clone());
     let ended = stop_with_ledger(writer_end, shutdown.clone());
-    let (served, ended, ()) = tokio::join!(
+    let (served, ended, drained) = tokio::join!(
         async {
             let served = served.await;
             // Whatever ended the server, nothing else makes sense without it.
@@ -135,7 +135,9 @@ pub async fn run(
         supervisor.drain(config.grace()),
     );
     ended.context("the ledger cannot go on")?;
-    served.context("failed to serve")
+    served.context("failed to serve")?;
+    drained?;
+    Ok(())
 }
 
 /// The service without a listener, and without the thread of its ledger.

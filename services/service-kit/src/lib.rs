@@ -13,4 +13,4 @@ pub mod telemetry;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::Chain;
 pub use secret::Secret;
-pub use supervisor::{OnExit, Supervisor};
+pub use supervisor::{EssentialTaskEnded, OnExit, Supervisor};

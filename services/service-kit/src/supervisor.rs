@@ -17,12 +17,20 @@ pub enum OnExit {
     Restart { backoff: Duration },
 }
 
+/// A task that a service cannot do its work without ended before the shutdown.
+#[derive(Debug, thiserror::Error)]
+#[error("the task `{task}` ended: {reason}")]
+pub struct EssentialTaskEnded {
+    task: &'static str,
+    reason: String,
+}
+
 /// Owns a service's background tasks.
 ///
 /// A task that returns or panics before shutdown is handled as its [`OnExit`] says. Dropped, it ends all of them.
 pub struct Supervisor {
     shutdown: CancellationToken,
-    tasks: JoinSet<&'static str>,
+    tasks: JoinSet<Result<(), EssentialTaskEnded>>,
 }
 
 impl Supervisor {
@@ -45,7 +53,7 @@ impl Supervisor {
             loop {
                 let ended = AbortOnDropHandle::new(tokio::spawn(start(shutdown.clone()))).await;
                 if shutdown.is_cancelled() {
-                    return name;
+                    return Ok(());
                 }
                 let reason = match ended {
                     Ok(Ok(())) => "returned".to_owned(),
@@ -56,13 +64,13 @@ impl Supervisor {
                     OnExit::Shutdown => {
                         error!(task = name, reason, "an essential task ended, shutting down");
                         shutdown.cancel();
-                        return name;
+                        return Err(EssentialTaskEnded { task: name, reason });
                     }
                     OnExit::Restart { backoff } => {
                         warn!(task = name, reason, "a background task ended, starting it again");
                         tokio::select! {
                             () = tokio::time::sleep(backoff) => {}
-                            () = shutdown.cancelled() => return name,
+                            () = shutdown.cancelled() => return Ok(()),
                         }
                     }
                 }
@@ -70,14 +78,23 @@ impl Supervisor {
         });
     }
 
-    /// Waits for shutdown, then for every task to end, at most for `grace`; says which did not.
-    pub async fn drain(mut self, grace: Duration) {
+    /// Waits for shutdown, then for every task to end, at most for `grace`; says how many did not. Errors if it was the
+    /// end of an essential task that made the shutdown.
+    pub async fn drain(mut self, grace: Duration) -> Result<(), EssentialTaskEnded> {
         self.shutdown.cancelled().await;
-        let all_ended = async { while self.tasks.join_next().await.is_some() {} };
+        let mut outcome = Ok(());
+        let all_ended = async {
+            while let Some(ended) = self.tasks.join_next().await {
+                if let Ok(Err(ended)) = ended {
+                    outcome = Err(ended);
+                }
+            }
+        };
         match tokio::time::timeout(grace, all_ended).await {
             Ok(()) => info!("stopped"),
             Err(_) => warn!(left = self.tasks.len(), "stopped with tasks still running"),
         }
+        outcome
     }
 }
 
@@ -112,7 +129,7 @@ mod tests {
                 }
             },
         );
-        supervisor.drain(Duration::from_secs(1)).await;
+        supervisor.drain(Duration::from_secs(1)).await.unwrap();
         assert_eq!(starts.load(Ordering::SeqCst), 3);
     }
 
@@ -121,7 +138,11 @@ mod tests {
         let shutdown = CancellationToken::new();
         let mut supervisor = Supervisor::new(shutdown.clone());
         supervisor.spawn("ledger", OnExit::Shutdown, |_| async { Err("disk full") });
-        supervisor.drain(Duration::from_secs(5)).await;
+        let ended = supervisor.drain(Duration::from_secs(5)).await;
         assert!(shutdown.is_cancelled());
+        assert_eq!(
+            ended.unwrap_err().to_string(),
+            "the task `ledger` ended: disk full"
+        );
     }
 }
