@@ -148,6 +148,8 @@ impl Alerts {
         let mut under_way = BTreeSet::new();
         loop {
             tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Ok(()),
                 _ = timer.tick() => {}
                 Some(Ok(told)) = calls.join_next() => {
                     let (user, raised_at): (UserName, Timestamp) = told;
@@ -158,7 +160,6 @@ impl Alerts {
                     }).await?;
                     continue;
                 }
-                () = shutdown.cancelled() => return Ok(()),
             }
             let now = self.clock.now();
             let notices = self
