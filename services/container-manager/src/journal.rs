@@ -1,14 +1,17 @@
 //! The node's own memory: every attempt and the step it has reached, on disk before the step's effect.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use rusqlite_migration::{M, Migrations};
 use service_kit::database::{self, DatabaseError, Lock};
-use units::{FunctionName, SessionId};
+use units::{CpuTime, FunctionName, Grant, SessionId};
 
 use crate::layout::TaskKey;
+use crate::meter::GrantBook;
 use crate::task::Attempt;
 
 const SCHEMA: &[M<'_>] = &[M::up(
@@ -18,7 +21,9 @@ const SCHEMA: &[M<'_>] = &[M::up(
         object_key TEXT NOT NULL,
         task TEXT,
         over INTEGER NOT NULL,
-        body TEXT NOT NULL
+        body TEXT NOT NULL,
+        throttle_at_us INTEGER, -- NULL, as the next: nothing smaller than the grant in the body was ever reported
+        stop_at_us INTEGER
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX attempts_of_task ON attempts (function, object_key, session);
     CREATE INDEX attempts_under_way ON attempts (session) WHERE over = 0;",
@@ -87,6 +92,31 @@ impl Journal {
                     body
                 ])?;
             Ok(())
+        })
+        .await
+    }
+
+    /// What is left of the grants of the attempts that are not over: the smallest that was ever reported.
+    pub async fn lowered(&self) -> Result<HashMap<SessionId, Grant>, JournalError> {
+        self.with(|connection| {
+            let mut statement = connection.prepare(
+                "SELECT session, throttle_at_us, stop_at_us FROM attempts WHERE over = 0 AND stop_at_us IS NOT NULL",
+            )?;
+            let rows = statement.query_map([], |row| {
+                let micros = |column: &str| -> rusqlite::Result<CpuTime> {
+                    Ok(CpuTime::from_micros(row.get::<_, i64>(column)?.cast_unsigned()))
+                };
+                Ok((
+                    row.get::<_, String>("session")?,
+                    Grant {
+                        throttle_at: micros("throttle_at_us")?,
+                        stop_at: micros("stop_at_us")?,
+                    },
+                ))
+            })?;
+            let rows: Vec<(String, Grant)> = rows.collect::<rusqlite::Result<_>>()?;
+            let known = rows.into_iter().filter_map(|(session, grant)| Some((session.parse().ok()?, grant)));
+            Ok(known.collect())
         })
         .await
     }
@@ -164,6 +194,28 @@ impl Journal {
     }
 }
 
+#[async_trait]
+impl GrantBook for Journal {
+    async fn lower(&self, grants: Vec<(SessionId, Grant)>) -> Result<(), JournalError> {
+        self.with(move |connection| {
+            let transaction = connection.unchecked_transaction()?;
+            for (session, grant) in grants {
+                transaction
+                    .prepare_cached(
+                        "UPDATE attempts SET throttle_at_us = ?2, stop_at_us = ?3 WHERE session = ?1",
+                    )?
+                    .execute(params![
+                        session.to_string(),
+                        grant.throttle_at.micros().cast_signed(),
+                        grant.stop_at.micros().cast_signed()
+                    ])?;
+            }
+            Ok(transaction.commit()?)
+        })
+        .await
+    }
+}
+
 fn select(
     connection: &Connection,
     sql: &str,
@@ -203,6 +255,10 @@ mod tests {
     async fn a_reopened_journal_knows_what_was_under_way() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal.db");
+        let small = Grant {
+            throttle_at: CpuTime::from_micros(10),
+            stop_at: CpuTime::from_micros(20),
+        };
         let (first, mut second, third) = (claimed("a"), claimed("b"), claimed("c"));
         {
             let journal = Journal::open(&path).unwrap();
@@ -217,9 +273,17 @@ mod tests {
             };
             journal.record(&second).await.unwrap();
             journal.forget(third.session).await.unwrap();
+            let both = vec![(first.session, small), (second.session, small)];
+            journal.lower(both).await.unwrap();
+            // The steps of an attempt do not touch it.
+            journal.record(&first).await.unwrap();
         }
         let journal = Journal::open(&path).unwrap();
         assert_eq!(journal.under_way().await.unwrap(), vec![first.clone()]);
+        assert_eq!(
+            journal.lowered().await.unwrap(),
+            HashMap::from([(first.session, small)])
+        );
         assert_eq!(
             journal.newest(None, 10).await.unwrap(),
             vec![second.clone(), first]

@@ -10,16 +10,20 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use futures::StreamExt as _;
 use service_kit::Chain;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
-use units::{ContainerId, CpuTime, FunctionName, MilliCores, Restriction, SessionId, Timestamp, UserName};
+use units::{
+    ContainerId, CpuTime, FunctionName, Grant, MilliCores, Restriction, SessionId, Timestamp, UserName,
+};
 
 use crate::cgroup::{ContainerGroup, TaskGroup};
-use crate::credit::{Credit, SessionState, Usage};
+use crate::credit::{Credit, CreditError, SessionState, Usage};
+use crate::journal::JournalError;
 use crate::scaler::headroom::{self, Demand};
 use crate::scaler::{CpuLimits, Scaler, ScalerConfig};
 use crate::task::Licence;
@@ -65,9 +69,35 @@ pub struct ContainerView {
     pub restriction: Restriction,
 }
 
+/// Keeps grants through a crash of the manager.
+///
+/// A report says which grant the node enforces, and with it gives back what an older one allowed beyond. So a smaller grant
+/// is on disk before it is reported: the next manager must not go on with one that is given back.
+#[async_trait]
+pub trait GrantBook: Send + Sync {
+    /// From now on no more than these grants is taken up after a crash.
+    async fn lower(&self, grants: Vec<(SessionId, Grant)>) -> Result<(), JournalError>;
+}
+
+/// One report, and the grants to book before it.
+#[derive(Default)]
+struct Due {
+    usages: Vec<Usage>,
+    lowered: Vec<(SessionId, Grant)>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ReportError {
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error(transparent)]
+    Credit(#[from] CreditError),
+}
+
 /// Everything that runs on this node.
 pub struct Meter {
     credit: Arc<dyn Credit>,
+    book: Arc<dyn GrantBook>,
     capacity: MilliCores,
     scaler: ScalerConfig,
     sample: Duration,
@@ -80,6 +110,7 @@ pub struct Meter {
 impl Meter {
     pub fn new(
         credit: Arc<dyn Credit>,
+        book: Arc<dyn GrantBook>,
         capacity: MilliCores,
         scaler: ScalerConfig,
         sample: Duration,
@@ -87,6 +118,7 @@ impl Meter {
     ) -> Arc<Self> {
         Arc::new(Self {
             credit,
+            book,
             capacity,
             scaler,
             sample,
@@ -139,6 +171,7 @@ impl Meter {
             group,
             billing: licence.billing,
             cap_at: licence.cap_at,
+            booked: state.grant,
             state,
             used: CpuTime::ZERO,
             reserved: 0,
@@ -217,14 +250,11 @@ impl Meter {
         shutdown: CancellationToken,
     ) -> Result<(), std::convert::Infallible> {
         loop {
-            let usages = self.usages();
-            if !usages.is_empty() {
-                match self.credit.report(&usages).await {
-                    Ok(states) => self.on_report(&usages, states),
-                    Err(err) => {
-                        warn!(error = %Chain(&err), "usage not reported, will be with the next report")
-                    }
-                }
+            let due = self.due();
+            if !due.usages.is_empty()
+                && let Err(err) = self.send(due).await
+            {
+                warn!(error = %Chain(&err), "usage not reported, will be with the next report");
             }
             tokio::select! {
                 biased;
@@ -238,6 +268,23 @@ impl Meter {
                 () = self.report_now.notified() => {}
             }
         }
+    }
+
+    /// Books the grants that are smaller than what a crash would bring back, then reports that they are enforced.
+    async fn send(&self, due: Due) -> Result<(), ReportError> {
+        if !due.lowered.is_empty() {
+            self.book.lower(due.lowered.clone()).await?;
+            let mut live = self.live();
+            for (session, grant) in due.lowered {
+                let mut containers = live.values_mut();
+                if let Some(task) = containers.find_map(|container| container.tasks.get_mut(&session)) {
+                    task.booked = grant;
+                }
+            }
+        }
+        let states = self.credit.report(&due.usages).await?;
+        self.on_report(&due.usages, states);
+        Ok(())
     }
 
     /// Takes in what credit-manager tells unasked. `on_gate` hears who may start work.
@@ -276,17 +323,25 @@ impl Meter {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn usages(&self) -> Vec<Usage> {
+    /// What is to be reported now. The grants are of the same moment as the revisions that the report names.
+    fn due(&self) -> Due {
         let live = self.live();
-        let of = |container: &LiveContainer, task: &LiveTask| Usage {
-            session: task.state.session,
-            total: task.billed(),
-            capacity: container.allocation_each(),
-            revision: task.state.revision,
-        };
-        live.values()
-            .flat_map(|container| container.tasks.values().map(|task| of(container, task)))
-            .collect()
+        let mut due = Due::default();
+        for container in live.values() {
+            for (session, task) in &container.tasks {
+                due.usages.push(Usage {
+                    session: *session,
+                    total: task.billed(),
+                    capacity: container.allocation_each(),
+                    revision: task.state.revision,
+                });
+                let lowered = task.booked.tighter(task.state.grant);
+                if lowered != task.booked {
+                    due.lowered.push((*session, lowered));
+                }
+            }
+        }
+        due
     }
 
     fn on_report(&self, sent: &[Usage], states: Vec<SessionState>) {
@@ -369,3 +424,6 @@ impl Meter {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

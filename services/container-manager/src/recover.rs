@@ -1,6 +1,6 @@
 //! After a restart: brings everything that was under way to a known end, and goes on with what still runs.
 //!
-//! The journal tells what was begun, the cgroups tell what runs. A task that runs is adopted, with the grant it had;
+//! The journal tells what was begun, the cgroups tell what runs. A task that runs is adopted, with what is left of its grant;
 //! what had ended is finished; everything else goes back to `input/`, free of charge. Containers and cgroups that
 //! nobody knows are taken away.
 
@@ -55,6 +55,7 @@ pub async fn recover(node: &Node) -> Result<Recovered, RecoverError> {
         adopted: adopt_containers(node).await?,
         unfinished: Vec::new(),
     };
+    let lowered = node.journal.lowered().await?;
     for attempt in node.journal.under_way().await? {
         info!(session = %attempt.session, key = %attempt.key, "attempt was under way");
         match attempt.state.clone() {
@@ -72,7 +73,10 @@ pub async fn recover(node: &Node) -> Result<Recovered, RecoverError> {
             State::Licensed { .. } => recovered
                 .unfinished
                 .push(attempt::abandoned(node, attempt, RESTARTED).await),
-            State::Running { licence, run } => {
+            State::Running { licence, mut run } => {
+                if let Some(grant) = lowered.get(&attempt.session) {
+                    run.session.grant = run.session.grant.tighter(*grant);
+                }
                 let adopted = recovered.adopted.get_mut(&attempt.function);
                 match adopted
                     .and_then(|adopted| resume(node, &attempt, &run, adopted).map(|task| (adopted, task)))

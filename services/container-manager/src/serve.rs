@@ -91,6 +91,7 @@ pub async fn run(
     let journal = Journal::open(&config.state_dir.join("journal.db"))?;
     let meter = Meter::new(
         edges.credit.clone(),
+        Arc::new(journal.clone()),
         config.capacity(),
         config.scaler.clone(),
         config.sample(),

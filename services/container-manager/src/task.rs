@@ -89,7 +89,8 @@ pub struct Run {
     /// The function that the results go to.
     pub chain_to: Option<FunctionName>,
     pub digests: Digests,
-    /// The session's state at the start: after a crash, its grant holds until credit-manager says more.
+    /// The session's state at the start. After a crash its grant, or what the journal says is left of it, holds until
+    /// credit-manager says more.
     pub session: SessionState,
     /// The container's throttled time at the start.
     pub throttled_before: CpuTime,

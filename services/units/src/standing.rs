@@ -117,6 +117,14 @@ impl Grant {
         stop_at: CpuTime::MAX,
     };
 
+    /// What both grants allow.
+    pub fn tighter(self, other: Self) -> Self {
+        Self {
+            throttle_at: self.throttle_at.min(other.throttle_at),
+            stop_at: self.stop_at.min(other.stop_at),
+        }
+    }
+
     /// The restriction that this grant alone puts on a session whose meter stands at `total`.
     pub fn restriction(self, total: CpuTime) -> Restriction {
         if total >= self.stop_at {

@@ -8,7 +8,7 @@ use service_kit::Chain;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{info, warn};
-use units::{Billing, CpuTime, MilliCores, Restriction, SessionId};
+use units::{Billing, CpuTime, Grant, MilliCores, Restriction, SessionId};
 
 use super::{ContainerInfo, Signal};
 use crate::cgroup::{CgroupError, ContainerGroup, TaskGroup, Weight};
@@ -38,6 +38,8 @@ pub(super) struct LiveTask {
     pub(super) billing: Billing,
     pub(super) cap_at: Option<CpuTime>,
     pub(super) state: SessionState,
+    /// The most that a crash of the manager would bring back.
+    pub(super) booked: Grant,
     /// CPU time used, by the last reading.
     pub(super) used: CpuTime,
     /// Millicores × microseconds since the session began, for `current` billing.

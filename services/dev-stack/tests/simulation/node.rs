@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use container_manager::credit::{Credit, CreditError, GrpcCredit, OpenSession, Opened, SessionState};
+use container_manager::journal::JournalError;
 use container_manager::layout::TaskKey;
-use container_manager::meter::{ContainerInfo, Meter, Signal};
+use container_manager::meter::{ContainerInfo, GrantBook, Meter, Signal};
 use container_manager::scaler::{CpuLimits, ScalerConfig};
 use container_manager::task::{Licence, Verdict};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use units::{ContainerId, CpuTime, MilliCores, NodeId, SessionId, Timestamp};
+use units::{ContainerId, CpuTime, Grant, MilliCores, NodeId, SessionId, Timestamp};
 use uuid::Uuid;
 
 use crate::cpu::Cpu;
@@ -81,7 +83,14 @@ impl Node {
     pub(crate) fn start(self: &Arc<Self>) -> Life {
         let credit = GrpcCredit::over(self.link.transport(), "simulated", self.id.clone());
         let credit = Arc::new(credit);
-        let meter = Meter::new(credit.clone(), CAPACITY, ScalerConfig::default(), SAMPLE, REPORT);
+        let meter = Meter::new(
+            credit.clone(),
+            self.clone(),
+            CAPACITY,
+            ScalerConfig::default(),
+            SAMPLE,
+            REPORT,
+        );
         let manager = Manager {
             node: self.clone(),
             credit,
@@ -136,6 +145,23 @@ impl Node {
 
     fn forget(&self, session: SessionId) {
         self.journal.lock().unwrap().remove(&session);
+    }
+}
+
+#[async_trait]
+impl GrantBook for Node {
+    async fn lower(&self, grants: Vec<(SessionId, Grant)>) -> Result<(), JournalError> {
+        let mut journal = self.journal.lock().unwrap();
+        for (session, grant) in grants {
+            if let Some(Entry {
+                phase: Phase::Running { state, .. },
+                ..
+            }) = journal.get_mut(&session)
+            {
+                state.grant = state.grant.tighter(grant);
+            }
+        }
+        Ok(())
     }
 }
 
