@@ -85,7 +85,7 @@ impl Show for Quote {
             [row("P50", &found.p50), row("P90", &found.p90)],
         );
         format!(
-            "{figures}by {} tasks with inputs of {} to {} bytes; this one has {}",
+            "{figures}samples: {}, with inputs of {} to {} bytes; this one has {}",
             self.samples, found.sample_bytes_min, found.sample_bytes_max, self.input_bytes
         )
     }
