@@ -13,7 +13,7 @@ use tokio::sync::Mutex;
 use tracing::info;
 
 use crate::container::{ApptainerTool, ContainerError};
-use crate::store::{ObjectStore, StoreError, hex};
+use crate::store::{ObjectStore, StoreError};
 use crate::utils::ImageObject;
 
 /// Packages are fetched and unpacked meanwhile.
@@ -171,7 +171,7 @@ impl Images {
 
     /// Remembers which digest a version of an object has, so that a restart does not download it again.
     fn version_file(&self, bucket: &str, object: &ImageObject) -> PathBuf {
-        let name = hex(&Sha256::digest(format!(
+        let name = hex::encode(Sha256::digest(format!(
             "{bucket}\n{}\n{}",
             object.key, object.etag
         )));

@@ -5,8 +5,6 @@ use std::fmt;
 use sha2::{Digest as _, Sha256};
 use units::{FunctionName, TaskId};
 
-use crate::store::hex;
-
 /// The function body, fetched again for every task.
 pub const SCRIPT: &str = "utils/process_task.sh";
 /// Idle seconds before the container stops.
@@ -149,7 +147,7 @@ pub fn chained_key(function: &FunctionName, task: TaskId, result: &str) -> TaskK
         cut += 1;
     }
     // Longer than any name that is taken as it is.
-    let digest = hex(&Sha256::digest(result));
+    let digest = hex::encode(Sha256::digest(result));
     TaskKey(format!(
         "{folder}{digest}-{}",
         result[cut..].trim_start_matches('/')

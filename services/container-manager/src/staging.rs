@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use sha2::{Digest as _, Sha256};
 
 use crate::layout;
-use crate::store::{Listed, ObjectStore, StoreError, hex};
+use crate::store::{Listed, ObjectStore, StoreError};
 
 #[derive(Debug, thiserror::Error)]
 pub enum StagingError {
@@ -102,7 +102,7 @@ fn fingerprint(bucket: &str, objects: &[Listed]) -> String {
     for object in objects {
         let _infallible = writeln!(text, "{:?} {}", object.key, object.etag);
     }
-    hex(&Sha256::digest(text))
+    hex::encode(Sha256::digest(text))
 }
 
 /// The path below the mount. A key with a `..`, an empty or an over-long part is refused rather than bent.

@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use crate::function::{self, FunctionSettings};
 use crate::layout;
 use crate::problem::Problem;
-use crate::store::{Listed, ObjectStore, StoreError, hex};
+use crate::store::{Listed, ObjectStore, StoreError};
 
 /// The largest script, settings or timeout file, in bytes.
 const TEXT_BYTES_MAX: u64 = 1 << 20;
@@ -80,7 +80,7 @@ impl Utils {
         match self.text(layout::SCRIPT) {
             Some(body) if !body.is_empty() => Ok(Script {
                 body: body.clone(),
-                sha256: hex(&Sha256::digest(body)),
+                sha256: hex::encode(Sha256::digest(body)),
             }),
             Some(_) => Err(Problem::new(format!("`{}` is empty", layout::SCRIPT), upload)),
             None if self

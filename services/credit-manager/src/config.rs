@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use service_kit::telemetry::LogFormat;
-use units::{Amount, Billing, CpuPrice, CpuTime, OnShortage, Policy};
+use units::{Amount, Billing, CpuPrice, CpuTime, OnShortage, Policy, ReceiverName};
 
 use crate::settlement::gridcoin::Mode;
 use crate::settlement::outbox::Rules;
-use crate::settlement::split::{Receiver, ReceiverName, Receivers, ReceiversError};
+use crate::settlement::split::{Receiver, Receivers, ReceiversError};
 use crate::settlement::wallet::Address;
 use crate::users::Settings;
 

@@ -1,11 +1,11 @@
 //! Where a running stack listens: written by `up`, read by the command line.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use service_kit::file;
 
 const FILE_NAME: &str = "endpoints.json";
 
@@ -74,7 +74,7 @@ impl Endpoints {
     pub fn write(&self) -> Result<(), EndpointsError> {
         let path = self.data_dir.join(FILE_NAME);
         let text = serde_json::to_vec_pretty(self).map_err(io::Error::from);
-        text.and_then(|text| replace_private(&path, &text))
+        text.and_then(|text| file::replace(&path, 0o600, &text))
             .map_err(|err| EndpointsError::Write { path, err })
     }
 
@@ -86,24 +86,6 @@ impl Endpoints {
             _ => Ok(()),
         }
     }
-}
-
-/// Writes a file that only its owner may read, by way of a temporary one, so that it is never seen half-written.
-pub(crate) fn replace_private(path: &Path, content: &[u8]) -> io::Result<()> {
-    let temporary = path.with_added_extension("new");
-    let mut file = private_file(&temporary)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)
-}
-
-fn private_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .create(true)
-        .write(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)
 }
 
 #[cfg(test)]

@@ -5,9 +5,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use service_kit::Secret;
-
-use crate::endpoints::replace_private;
+use service_kit::{Secret, file};
 
 /// container-manager's key to the store; its secret is in a file of its own.
 pub(crate) const NODE_ACCESS_KEY: &str = "gridfaas-node";
@@ -143,7 +141,7 @@ fn make_once(path: &Path, content: impl FnOnce() -> io::Result<String>) -> Resul
         return Ok(());
     }
     content()
-        .and_then(|content| replace_private(path, content.as_bytes()))
+        .and_then(|content| file::replace(path, 0o600, content.as_bytes()))
         .map_err(|err| SecretsError::Make {
             path: path.to_owned(),
             err,
@@ -155,7 +153,7 @@ fn random_hex<const BYTES: usize>() -> io::Result<String> {
     let mut bytes = [0; BYTES];
     let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
     assert_eq!(filled, BYTES, "up to 256 bytes come at once");
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex::encode(bytes))
 }
 
 #[cfg(test)]

@@ -1,15 +1,15 @@
 //! A node's key to its receipts: Ed25519, made at the first start, never leaving its file.
 
 use std::fmt;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ring::rand::SystemRandom;
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
+use service_kit::file;
 use sha2::{Digest as _, Sha256};
 
 /// What stands before an Ed25519 key's 32 bytes in DER (RFC 8410).
@@ -93,17 +93,7 @@ fn make(path: &Path) -> io::Result<Vec<u8>> {
         .map_err(|_| io::Error::other("the system has no randomness"))?;
     let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     fs::create_dir_all(folder)?;
-    let temporary = path.with_added_extension("new");
-    let mut file = OpenOptions::new()
-        .create(true)
-        .write(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)?;
-    file.write_all(made.as_ref())?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    fs::File::open(folder)?.sync_all()?;
+    file::replace(path, 0o600, made.as_ref())?;
     Ok(made.as_ref().to_vec())
 }
 
@@ -114,7 +104,7 @@ pub struct PublicKey([u8; 32]);
 impl PublicKey {
     /// What the key is named by in receipts: the SHA-256 of its bytes, in hex.
     pub fn id(&self) -> String {
-        crate::hex(&Sha256::digest(self.0))
+        hex::encode(Sha256::digest(self.0))
     }
 
     /// As OpenSSL reads it.

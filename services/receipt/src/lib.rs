@@ -45,7 +45,7 @@ pub fn sign(mut members: Value, key: &SigningKey) -> String {
     let pretty = format!("{members:#}");
     let open = pretty.strip_suffix("\n}").expect("an object with members");
     let mut text = format!("{open}{OPENING}");
-    let signature = hex(&key.sign(text.as_bytes()));
+    let signature = hex::encode(key.sign(text.as_bytes()));
     text.push_str(&signature);
     text.push_str(CLOSING);
     text
@@ -75,29 +75,10 @@ pub fn verify(text: &[u8], key: &PublicKey) -> Result<Value, Invalid> {
     }
 }
 
-const DIGITS: &[u8; 16] = b"0123456789abcdef";
-
-fn hex(bytes: &[u8]) -> String {
-    let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble)]);
-    bytes
-        .iter()
-        .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)])
-        .collect()
-}
-
 /// Lower-case digits only: each value has one spelling.
 fn unhex(digits: &[u8]) -> Option<Vec<u8>> {
-    let nibble = |digit: u8| {
-        let value = DIGITS.iter().position(|known| *known == digit)?;
-        u8::try_from(value).ok()
-    };
-    digits
-        .chunks(2)
-        .map(|pair| match pair {
-            [high, low] => Some(nibble(*high)? << 4 | nibble(*low)?),
-            _ => None,
-        })
-        .collect()
+    let has_upper_case = digits.iter().any(u8::is_ascii_uppercase);
+    hex::decode(digits).ok().filter(|_| !has_upper_case)
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
-//! What every service starts and stops with: configuration, logs, clock, database, supervision, shutdown.
+//! What every service starts and stops with: configuration, logs, clock, files, database, supervision, shutdown.
 
 pub mod clock;
 pub mod config;
 pub mod database;
 pub mod error;
+pub mod file;
 pub mod metrics;
 pub mod secret;
 pub mod shutdown;

@@ -16,6 +16,8 @@ pub enum NameError {
     Function(String),
     #[error("`{0}` is not a node name (1 to 63 of a-z, A-Z, 0-9, . and -)")]
     Node(String),
+    #[error("`{0}` is not a receiver's name (hint: 1 to 32 of a-z, 0-9 and -, beginning with a letter)")]
+    Receiver(String),
     #[error("`{0}` is not an id")]
     Id(String),
 }
@@ -65,7 +67,7 @@ macro_rules! name {
     };
 }
 
-fn is_user(text: &str) -> bool {
+fn is_plain(text: &str) -> bool {
     (1..=32).contains(&text.len())
         && text.starts_with(|c: char| c.is_ascii_lowercase())
         && text
@@ -93,7 +95,11 @@ fn is_node(text: &str) -> bool {
 
 name!(
     /// A user of the platform: the owner of a wallet account and of functions.
-    UserName, NameError::User, is_user
+    UserName, NameError::User, is_plain
+);
+name!(
+    /// Somebody who earns a share of what users are charged.
+    ReceiverName, NameError::Receiver, is_plain
 );
 name!(
     /// A function, which is a bucket: both have the same name.

@@ -14,7 +14,7 @@ mod timestamp;
 pub use amount::{Amount, AmountError};
 pub use capacity::{MilliCores, MilliCoresError};
 pub use cpu_time::CpuTime;
-pub use ids::{ContainerId, FunctionName, NameError, NodeId, SessionId, TaskId, UserName};
+pub use ids::{ContainerId, FunctionName, NameError, NodeId, ReceiverName, SessionId, TaskId, UserName};
 pub use price::{CpuPrice, PriceError};
 pub use standing::{Billing, Grant, OnShortage, Policy, Restriction, Standing, UnknownWord};
 pub use timestamp::Timestamp;

@@ -4,7 +4,7 @@
 //! are not among them: they would move the container out of the cgroups that are metered.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use runner::{Event, LaunchPlan, Request, Run, WorkTmpfs, layout};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use service_kit::file;
 use tokio::io::unix::AsyncFd;
 use tokio::process::{Child, Command};
 use units::ContainerId;
@@ -395,14 +396,8 @@ fn text(path: &Path) -> Result<String, ContainerError> {
 
 /// Puts a file in place as a whole. Running containers keep the one they have.
 fn install(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let partial = path.with_extension("partial");
     std::fs::create_dir_all(path.parent().unwrap_or(path))?;
-    let mut file = File::create(&partial)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    drop(file);
-    set_mode(&partial, mode)?;
-    std::fs::rename(partial, path)
+    file::replace(path, mode, content)
 }
 
 fn make_folders(folder: &Path) -> io::Result<()> {

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
-use super::{Copied, Fetched, Head, Listed, Metadata, ObjectStore, StoreError, hex};
+use super::{Copied, Fetched, Head, Listed, Metadata, ObjectStore, StoreError};
 
 #[derive(Debug, Default)]
 pub struct FakeStore {
@@ -189,7 +189,7 @@ impl ObjectStore for FakeStore {
             key: key.to_owned(),
             err,
         })?;
-        let sha256 = hex(&Sha256::digest(&object.body));
+        let sha256 = hex::encode(Sha256::digest(&object.body));
         Ok(Some(Fetched {
             etag: object.etag,
             sha256,

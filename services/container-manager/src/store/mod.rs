@@ -10,7 +10,6 @@ use std::path::Path;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-pub(crate) use s3::hex;
 pub use s3::{S3Store, StoreConfig};
 
 /// User metadata of an object, without the `x-amz-meta-` prefix.

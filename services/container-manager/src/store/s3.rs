@@ -309,7 +309,7 @@ impl ObjectStore for S3Store {
         file.flush().await.map_err(on_disk)?;
         Ok(Some(Fetched {
             etag: object.e_tag.unwrap_or_default(),
-            sha256: hex(&hash.finalize()),
+            sha256: hex::encode(hash.finalize()),
             size,
         }))
     }
@@ -428,13 +428,6 @@ fn percent_encode(key: &str) -> String {
             let _infallible = write!(encoded, "%{byte:02X}");
         }
         encoded
-    })
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut hex, byte| {
-        let _infallible = write!(hex, "{byte:02x}");
-        hex
     })
 }
 

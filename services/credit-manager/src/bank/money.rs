@@ -9,7 +9,7 @@ use super::{Bank, BankError, Change};
 use crate::ledger::{Account, Transfer};
 use crate::settlement::gridcoin::Mode;
 use crate::settlement::outbox::{Payout, PayoutState, Purpose, Rules};
-use crate::settlement::split::Receiver;
+use crate::settlement::split::{Receiver, label_of};
 use crate::settlement::wallet::{Address, Cursor, Payment, PaymentId, Receipt, Route};
 
 /// Kept back from what is sent over the chain, for the fee, which is known only afterwards: ten times the least fee.
@@ -106,7 +106,7 @@ impl Bank {
                     amount: part,
                     route: Route::Move {
                         from: user.to_string(),
-                        to: name.label(),
+                        to: label_of(name),
                     },
                 };
                 let purpose = Purpose::Settlement {

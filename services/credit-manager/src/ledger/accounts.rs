@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use units::{Amount, UserName};
+use units::{Amount, ReceiverName, UserName};
 
 use super::Transfer;
-use crate::settlement::split::ReceiverName;
+use crate::settlement::split::label_of;
 
 /// A holder of a balance. A balance is what was credited less what was debited.
 ///
@@ -41,7 +41,7 @@ impl fmt::Display for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Chain => f.write_str("chain"),
-            Self::Earnings(receiver) => f.write_str(&receiver.label()),
+            Self::Earnings(receiver) => f.write_str(&label_of(receiver)),
             Self::Outbox => f.write_str("outbox"),
             Self::User(user) => write!(f, "user:{user}"),
             Self::Due(user) => write!(f, "due:{user}"),

@@ -8,7 +8,7 @@ use std::path::Path;
 use rusqlite::{Connection, OptionalExtension as _, params};
 use rusqlite_migration::{M, Migrations};
 use service_kit::database::{self, DatabaseError};
-use units::{Amount, SessionId, TaskId, UserName};
+use units::{Amount, ReceiverName, SessionId, TaskId, UserName};
 
 use super::rows;
 use super::{Transfer, TransferId};
@@ -17,7 +17,6 @@ use crate::bank::Change;
 use crate::lineage::Lineage;
 use crate::session::{AttemptCost, Closed, Session, Task};
 use crate::settlement::outbox::Payout;
-use crate::settlement::split::ReceiverName;
 use crate::settlement::wallet::{PaymentId, Route};
 use crate::users::User;
 

@@ -2,10 +2,9 @@
 
 use std::fmt;
 
-use units::{Amount, SessionId, Timestamp, UserName};
+use units::{Amount, ReceiverName, SessionId, Timestamp, UserName};
 
 use super::Account;
-use crate::settlement::split::ReceiverName;
 use crate::settlement::wallet::{DepositId, PaymentId};
 
 /// What a transfer is named by: made from its cause, so that a cause heard of twice is posted once (I3).

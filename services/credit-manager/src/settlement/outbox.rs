@@ -20,10 +20,10 @@
 //! move that was done and that the wallet has forgotten, because an older copy of it was restored, is unsent again as
 //! well, under the same id.
 
-use units::{Amount, Timestamp, UserName};
+use units::{Amount, ReceiverName, Timestamp, UserName};
 
 use super::gridcoin::Mode;
-use super::split::{ReceiverName, Receivers};
+use super::split::Receivers;
 use super::wallet::{Payment, Receipt, WalletError};
 
 /// One row of the outbox.

@@ -1,9 +1,11 @@
 //! Compares the receivers' addresses with what the wallet says of them, before anything is paid: coins sent to a mistyped
 //! address are gone for ever.
 
+use units::ReceiverName;
+
 use super::gridcoin::Mode;
 use super::outbox::Rules;
-use super::split::{Receiver, ReceiverName};
+use super::split::{Receiver, label_of};
 use super::wallet::{Address, AddressFacts, Wallet, WalletError};
 
 #[derive(Debug, thiserror::Error)]
@@ -19,8 +21,8 @@ pub enum ReceiverError {
         "receiver `{receiver}`: the configuration says `{configured}`, the wallet knows {} as `{}` (hint: mend the \
          configuration, or tell the wallet with `setaccount {configured} {}`)",
         shown(known),
-        receiver.label(),
-        receiver.label()
+        label_of(receiver),
+        label_of(receiver)
     )]
     Other {
         receiver: ReceiverName,
@@ -77,13 +79,13 @@ pub async fn check(wallet: &dyn Wallet, rules: &Rules) -> Result<(), ReceiverErr
                     account,
                 });
             }
-            (Mode::Accounts, AddressFacts::Own { account }) if account == name.label() => {}
+            (Mode::Accounts, AddressFacts::Own { account }) if account == label_of(name) => {}
             (Mode::Addresses, AddressFacts::Foreign { label }) => {
-                let known = wallet.addresses_of(&name.label()).await?;
+                let known = wallet.addresses_of(&label_of(name)).await?;
                 let is_anothers = rules
                     .receivers
                     .iter()
-                    .any(|other| other.name != *name && label.as_deref() == Some(&other.name.label()));
+                    .any(|other| other.name != *name && label.as_deref() == Some(&label_of(&other.name)));
                 if is_anothers || !(known.is_empty() || known.contains(&configured)) {
                     return Err(ReceiverError::Other {
                         receiver,
@@ -96,7 +98,7 @@ pub async fn check(wallet: &dyn Wallet, rules: &Rules) -> Result<(), ReceiverErr
                 return Err(ReceiverError::Other {
                     receiver,
                     configured,
-                    known: wallet.addresses_of(&name.label()).await?,
+                    known: wallet.addresses_of(&label_of(name)).await?,
                 });
             }
         }

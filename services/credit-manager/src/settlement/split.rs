@@ -3,60 +3,14 @@
 //! What a receiver gets of an amount is the difference of two cumulative shares, before and after it. So the parts always
 //! sum to the amount, and however many amounts are split, a receiver is never a halford off its exact share of them all.
 
-use std::fmt;
-use std::str::FromStr;
-
-use units::Amount;
+use units::{Amount, ReceiverName};
 
 use super::wallet::Address;
 
-/// Names somebody who earns: 1 to 32 of a-z, 0-9 and -, beginning with a letter.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Deserialize)]
-#[serde(try_from = "String")]
-pub struct ReceiverName(String);
-
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a receiver's name (hint: 1 to 32 of a-z, 0-9 and -, beginning with a letter)")]
-pub struct ReceiverNameError(String);
-
-impl ReceiverName {
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The wallet's account of this receiver in `accounts` mode, and in either mode the label of its address. It has a
-    /// colon, so it is no user's.
-    pub fn label(&self) -> String {
-        format!("earnings:{self}")
-    }
-}
-
-impl FromStr for ReceiverName {
-    type Err = ReceiverNameError;
-
-    fn from_str(text: &str) -> Result<Self, ReceiverNameError> {
-        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        let begins_well = text.as_bytes().first().is_some_and(u8::is_ascii_lowercase);
-        if begins_well && text.len() <= 32 && text.bytes().all(plain) {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(ReceiverNameError(text.to_owned()))
-        }
-    }
-}
-
-impl TryFrom<String> for ReceiverName {
-    type Error = ReceiverNameError;
-
-    fn try_from(text: String) -> Result<Self, ReceiverNameError> {
-        text.parse()
-    }
-}
-
-impl fmt::Display for ReceiverName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
-    }
+/// The wallet's account of a receiver in `accounts` mode, and in either mode the label of its address. It has a colon, so
+/// it is no user's.
+pub fn label_of(receiver: &ReceiverName) -> String {
+    format!("earnings:{receiver}")
 }
 
 /// Somebody who earns.

@@ -12,7 +12,7 @@ use crate::ledger::Account;
 use crate::session::Outcome;
 use crate::settlement::gridcoin::Mode;
 use crate::settlement::outbox::{PayoutState, Purpose, Rules};
-use crate::settlement::split::{Receiver, Receivers};
+use crate::settlement::split::{Receiver, Receivers, label_of};
 use crate::settlement::wallet::{Address, DepositId, Receipt};
 use crate::users::{Settings, SettingsPatch, User};
 
@@ -415,7 +415,7 @@ impl World {
                 .connection_for_tests()
                 .query_row(
                     "SELECT coalesce(sum(amount), 0) FROM transfers WHERE kind = 'settlement' AND credit = ?",
-                    [receiver.name.label()],
+                    [label_of(&receiver.name)],
                     |row| row.get(0),
                 )
                 .unwrap();

@@ -25,7 +25,7 @@ impl Address {
 
     /// The hash as hexadecimal digits, as it stands in an output's script.
     pub(crate) fn key_hash_hex(self) -> String {
-        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(self.0)
     }
 }
 

@@ -1,8 +1,10 @@
 //! The node on disk: one file, replaced whole.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
+
+use service_kit::file;
 
 use crate::node::Node;
 
@@ -51,21 +53,10 @@ pub(crate) fn load(path: &Path) -> Result<Option<Node>, SnapshotError> {
 /// Writes the node to its file. After `Ok` it is there durably; whenever it is cut off, the file holds the old state or
 /// the new one.
 pub(crate) fn save(path: &Path, node: &Node) -> Result<(), SnapshotError> {
-    replace(path, node).map_err(|err| SnapshotError::Write {
-        path: path.to_owned(),
-        err,
-    })
-}
-
-fn replace(path: &Path, node: &Node) -> io::Result<()> {
-    let new = path.with_extension("new");
-    let mut file = File::create(&new)?;
-    file.write_all(&serde_json::to_vec(node)?)?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
-    // The rename itself is durable only when the folder is.
-    match path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        Some(folder) => File::open(folder)?.sync_all(),
-        None => File::open(".")?.sync_all(),
-    }
+    let text = serde_json::to_vec(node).map_err(io::Error::from);
+    text.and_then(|text| file::replace(path, 0o644, &text))
+        .map_err(|err| SnapshotError::Write {
+            path: path.to_owned(),
+            err,
+        })
 }

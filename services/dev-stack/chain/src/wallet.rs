@@ -94,11 +94,7 @@ impl Wallet {
     /// The number and the public key of an own address, as hexadecimal digits.
     pub(crate) fn key(&self, address: Address) -> Option<(u32, String)> {
         let number = *self.keys.get(&address)?;
-        let hex = public_key(number)
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        Some((number, hex))
+        Some((number, hex::encode(public_key(number))))
     }
 
     pub(crate) fn account_of(&self, address: Address) -> Option<&str> {

@@ -188,16 +188,6 @@ fn wanted<H: s3s::crypto::Checksum>(wanted: bool) -> Option<H> {
     wanted.then(H::new)
 }
 
-/// Lower-case hexadecimal, as ETags are written.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble & 0xf)]);
-    bytes
-        .iter()
-        .flat_map(|&byte| [digit(byte >> 4), digit(byte)])
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -227,7 +217,7 @@ mod tests {
             ..Claims::default()
         };
         let (md5, computed) = digest(claims).unwrap();
-        assert_eq!(hex(&md5), "25f9e794323b453885f5181f1b624d0b");
+        assert_eq!(hex::encode(md5), "25f9e794323b453885f5181f1b624d0b");
         assert_eq!(computed, sums("y/Q5Jg==", "4waSgw=="));
     }
 

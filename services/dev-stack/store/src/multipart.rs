@@ -12,7 +12,6 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use s3s::crypto::{Checksum as _, Md5};
 use units::Timestamp;
 
-use crate::checksum::hex;
 use crate::condition::WriteCondition;
 use crate::error::{Error, Result};
 use crate::headers::Headers;
@@ -273,7 +272,7 @@ pub(crate) fn etag(parts: &[Part]) -> String {
     for part in parts {
         md5.update(&unhex(&part.etag));
     }
-    format!("{}-{}", hex(&md5.finalize()), parts.len())
+    format!("{}-{}", hex::encode(md5.finalize()), parts.len())
 }
 
 fn unhex(text: &str) -> Vec<u8> {

@@ -7,7 +7,7 @@ use s3s::dto::*;
 
 use super::{etag, refuse, refuse_unknown_storage, refuse_versions};
 use crate::body::{self, Body};
-use crate::checksum::{Claims, checksums_of, hex, set_checksums};
+use crate::checksum::{Claims, checksums_of, set_checksums};
 use crate::condition::WriteCondition;
 use crate::error::{Error, Result};
 use crate::headers::headers_of;
@@ -43,7 +43,7 @@ pub(super) async fn put(store: &Store, req: S3Request<PutObjectInput>) -> Result
     let body = receive(store, input.body, claims).await?;
     headers.checksums = body.checksums.clone();
     let now = store.clock.now();
-    let (tag, size) = (hex(&body.md5), body.size);
+    let (tag, size) = (hex::encode(body.md5), body.size);
     let shown = tag.clone();
     let put = move |change: &mut Change<'_>| {
         let content = objects::keep(change, body.payload)?;

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{etag, refuse, refuse_unknown_storage};
 use crate::body::{self, Body};
-use crate::checksum::{Checksums, Claims, checksums_of, hex, set_checksums};
+use crate::checksum::{Checksums, Claims, checksums_of, set_checksums};
 use crate::condition::WriteCondition;
 use crate::error::{Error, Result};
 use crate::headers::headers_of;
@@ -92,7 +92,7 @@ pub(super) async fn keep(
     number: i32,
     body: Body,
 ) -> Result<multipart::Part> {
-    let (size, etag, modified_at) = (body.size, hex(&body.md5), store.clock.now());
+    let (size, etag, modified_at) = (body.size, hex::encode(body.md5), store.clock.now());
     let keep = move |change: &mut Change<'_>| {
         let content = objects::keep(change, body.payload)?;
         let part = multipart::Part {
