@@ -44,6 +44,7 @@ pub mod problem;
 pub mod publish;
 pub mod queue;
 pub mod quote;
+pub mod recording;
 pub mod recover;
 pub mod restriction;
 pub mod results;

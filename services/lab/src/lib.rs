@@ -1,0 +1,7 @@
+//! Runs experiments, in virtual time or for real, and writes down and draws what happened.
+//!
+//! ```text
+//! experiments/NAME/experiment.toml ──► experiment ──► virtual run or real run ──► recording ──► CSV, plots
+//! ```
+
+pub mod experiment;
