@@ -7,6 +7,7 @@ use serde::Deserialize;
 use units::{FunctionName, MilliCores};
 
 use crate::layout;
+use crate::scaler::PolicyName;
 
 /// Where `utils/timeout.txt` is missing or says nothing usable.
 const IDLE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
@@ -22,6 +23,10 @@ pub struct FunctionSettings {
     /// The least and most CPU the scaler may allot, in millicores. The node's capacity bounds both.
     pub cpu_min_millicores: u32,
     pub cpu_max_millicores: Option<u32>,
+    /// How the limit follows what the container uses; absent, as the next: what the node does.
+    pub policy: Option<PolicyName>,
+    /// The distance that `guardian` keeps from usage; in debt a container gets its minimum and twice this.
+    pub boundary_millicores: Option<u32>,
     /// Memory for each task, in MiB; what the task keeps in its scratch and results directories counts.
     pub memory_mib: u64,
     /// The container's scratch and results directories together, in MiB.
@@ -53,6 +58,8 @@ impl Default for FunctionSettings {
             concurrency: 1,
             cpu_min_millicores: 0,
             cpu_max_millicores: None,
+            policy: None,
+            boundary_millicores: None,
             memory_mib: 1024,
             scratch_mib: 512,
             pids: 512,
@@ -100,6 +107,11 @@ impl FunctionSettings {
             "cpu_max_millicores",
             "at least cpu_min_millicores",
         )?;
+        check(
+            settings.boundary_millicores != Some(0),
+            "boundary_millicores",
+            "above 0",
+        )?;
         check(settings.memory_mib >= 16, "memory_mib", "at least 16")?;
         check(
             (1..=1 << 20).contains(&settings.scratch_mib),
@@ -132,6 +144,10 @@ impl FunctionSettings {
 
     pub fn cpu_max(&self) -> Option<MilliCores> {
         self.cpu_max_millicores.map(MilliCores::from_millicores)
+    }
+
+    pub fn boundary(&self) -> Option<MilliCores> {
+        self.boundary_millicores.map(MilliCores::from_millicores)
     }
 
     pub fn timeout(&self) -> Duration {
@@ -178,6 +194,8 @@ mod tests {
                 "cpu_min_millicores = 2000\ncpu_max_millicores = 1000",
                 "at least cpu_min_millicores",
             ),
+            ("boundary_millicores = 0", "`boundary_millicores`"),
+            ("policy = 'magic'", "wrong kind"),
             ("memory_mib = 1", "`memory_mib`"),
             ("[env]\nGRIDFAAS_TASK = \"x\"", "`env`"),
             ("[env]\n\"a,LD_PRELOAD\" = \"x\"", "`env`"),

@@ -25,7 +25,7 @@ use crate::cgroup::{ContainerGroup, TaskGroup};
 use crate::credit::{Credit, CreditError, SessionState, Usage};
 use crate::journal::JournalError;
 use crate::scaler::headroom::{self, Demand};
-use crate::scaler::{CpuLimits, Scaler, ScalerConfig};
+use crate::scaler::{ScalerConfig, Wishes};
 use crate::task::Licence;
 
 use live::{LiveContainer, LiveTask};
@@ -135,18 +135,16 @@ impl Meter {
     }
 
     /// Takes charge of a container's CPU limit.
-    pub fn add_container(&self, info: ContainerInfo, group: Arc<dyn ContainerGroup>, limits: CpuLimits) {
-        let scaler = Scaler::new(&self.scaler, limits);
+    pub fn add_container(&self, info: ContainerInfo, group: Arc<dyn ContainerGroup>, wishes: Wishes) {
         let container = LiveContainer {
             info,
-            limits,
             allocation: MilliCores::ZERO,
             restriction: Restriction::None,
             used: MilliCores::ZERO,
             used_since: None,
             read_at: None,
             tasks: BTreeMap::new(),
-            scaler,
+            scaler: self.scaler.scaler(&wishes),
             group,
         };
         self.live().insert(container.group.id(), container);
@@ -402,7 +400,7 @@ impl Meter {
                 container: *id,
                 current: container.allocation,
                 desired: container.desired(now),
-                min: container.limits.min,
+                min: container.scaler.limits().min,
                 restricted: container.restriction > Restriction::None,
             })
             .collect();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use receipt::SigningKey;
 use service_kit::Clock;
-use units::{ContainerId, MilliCores, SessionId};
+use units::{ContainerId, SessionId};
 
 use crate::cgroup::CpuController;
 use crate::config::Config;
@@ -16,7 +16,7 @@ use crate::function::FunctionSettings;
 use crate::image::Images;
 use crate::journal::Journal;
 use crate::meter::Meter;
-use crate::scaler::CpuLimits;
+use crate::scaler::Wishes;
 use crate::spool::Spool;
 use crate::store::ObjectStore;
 use crate::warm::Uids;
@@ -55,18 +55,15 @@ impl Node {
         Spool::new(self.config.state_dir.join("attempts").join(session.to_string()))
     }
 
-    /// The least and most CPU of a function's container here: its own wish, bounded by the node.
-    pub fn cpu_bounds(&self, settings: &FunctionSettings) -> (MilliCores, MilliCores) {
+    /// What a function asks for its container, bounded by what the node has.
+    pub fn wishes(&self, settings: &FunctionSettings) -> Wishes {
         let capacity = self.meter.capacity();
         let max = settings.cpu_max().map_or(capacity, |max| max.min(capacity));
-        (settings.cpu_min().min(max), max)
-    }
-
-    pub fn cpu_limits(&self, min: MilliCores, max: MilliCores) -> CpuLimits {
-        CpuLimits {
-            min,
+        Wishes {
+            min: settings.cpu_min().min(max),
             max,
-            boundary: self.config.scaler.boundary(),
+            policy: settings.policy,
+            boundary: settings.boundary(),
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::function::FunctionSettings;
 use crate::image::ImageError;
 use crate::meter::ContainerInfo;
 use crate::node::Node;
+use crate::scaler::Wishes;
 use crate::staging::{self, StagingError};
 use crate::utils::ImageObject;
 
@@ -53,8 +54,7 @@ pub struct Record {
     pub started_at: Timestamp,
     uid: u32,
     concurrency: u32,
-    cpu_min: MilliCores,
-    cpu_max: MilliCores,
+    cpu: Wishes,
 }
 
 /// A running container and what belongs to it.
@@ -79,7 +79,7 @@ impl WarmContainer {
         let image = node.images.prepare(store, bucket, image).await?;
         let staging = staging::prepare(store, bucket, &node.staging_root()).await?;
         let id = ContainerId::new();
-        let (cpu_min, cpu_max) = node.cpu_bounds(settings);
+        let cpu = node.wishes(settings);
         let concurrency = settings.concurrency;
         let uid = node.uids.lease();
         let record = Record {
@@ -90,8 +90,7 @@ impl WarmContainer {
             started_at: node.clock.now(),
             uid: uid.uid,
             concurrency,
-            cpu_min,
-            cpu_max,
+            cpu,
         };
         record.write(&node.container_folder(id))?;
         let memory_mib = settings
@@ -100,7 +99,7 @@ impl WarmContainer {
             .saturating_add(OWN_MEMORY_MIB);
         let limits = ContainerLimits {
             // The launcher must not be held back: a cold start is waiting for it.
-            cpu: cpu_max,
+            cpu: cpu.max,
             memory_bytes_max: memory_mib.saturating_mul(1 << 20),
             pids_max: settings.pids.saturating_mul(concurrency).saturating_add(OWN_PIDS),
         };
@@ -150,14 +149,13 @@ impl WarmContainer {
         record: Record,
         uid: UidLease,
     ) -> Arc<Self> {
-        let limits = node.cpu_limits(record.cpu_min, record.cpu_max);
         let info = ContainerInfo {
             function: record.function.clone(),
             user: record.user.clone(),
             image_digest: record.image_digest.clone(),
             started_at: record.started_at,
         };
-        node.meter.add_container(info, group.clone(), limits);
+        node.meter.add_container(info, group.clone(), record.cpu);
         Arc::new(Self {
             group,
             handle,
@@ -183,7 +181,7 @@ impl WarmContainer {
     }
 
     pub fn cpu_max(&self) -> MilliCores {
-        self.record.cpu_max
+        self.record.cpu.max
     }
 
     /// Tasks that run at once.

@@ -416,6 +416,25 @@ async fn a_ceiling_holds_the_container_down_until_it_is_lifted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_function_is_scaled_by_the_policy_it_asks_for() {
+    for (policy, expected) in [("fixed", 700), ("guardian", 350)] {
+        let world = World::with_script("sleep 600").await;
+        let settings = format!("policy = '{policy}'\ncpu_max_millicores = 700");
+        world.put("utils/function.toml", &settings);
+        world.put("input/a", "");
+        world.until_metered().await;
+        let container = world.runtime.containers()[0].spec().id;
+        let quota = |world: &World| world.cgroups.container(container, |container| container.quota);
+        world
+            .until("the policy's first limit", |world| {
+                quota(world) == Some(MilliCores::from_millicores(expected))
+            })
+            .await;
+        world.stopped().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dismissed_task_goes_back_to_the_queue_without_a_hold() {
     let world = World::with_hold("sleep 600", "").await;
     world.put("input/a", "");

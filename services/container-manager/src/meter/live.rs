@@ -14,7 +14,7 @@ use super::{ContainerInfo, Signal};
 use crate::cgroup::{CgroupError, ContainerGroup, TaskGroup, Weight};
 use crate::credit::SessionState;
 use crate::restriction;
-use crate::scaler::{CpuLimits, Sample, Scaler};
+use crate::scaler::{Sample, Scaler};
 
 /// What is shown as a container's use is averaged over this long.
 const USED_OVER: Duration = Duration::from_secs(1);
@@ -22,7 +22,6 @@ const USED_OVER: Duration = Duration::from_secs(1);
 pub(super) struct LiveContainer {
     pub(super) info: ContainerInfo,
     pub(super) group: Arc<dyn ContainerGroup>,
-    pub(super) limits: CpuLimits,
     pub(super) scaler: Scaler,
     pub(super) allocation: MilliCores,
     pub(super) restriction: Restriction,
@@ -150,7 +149,7 @@ impl LiveContainer {
         let desired = self.ceiling().map_or(desired, |ceiling| desired.min(ceiling));
         match self.restriction {
             Restriction::None => desired,
-            Restriction::Throttle | Restriction::Stop => desired.min(self.limits.floor()),
+            Restriction::Throttle | Restriction::Stop => desired.min(self.scaler.limits().floor()),
         }
     }
 }

@@ -81,12 +81,11 @@ async fn a_smaller_grant_is_booked_before_it_is_reported() {
         image_digest: String::new(),
         started_at: Timestamp::default(),
     };
-    let limits = CpuLimits {
-        min: MilliCores::ZERO,
+    let wishes = Wishes {
         max: capacity,
-        boundary: MilliCores::from_millicores(250),
+        ..Wishes::default()
     };
-    meter.add_container(info, group, limits);
+    meter.add_container(info, group, wishes);
     let _signal = meter.add_task(container, task, &licence, state.clone());
     cgroups.set_cpu_time(session, CpuTime::from_micros(7));
     meter.look(Instant::now());

@@ -5,11 +5,13 @@
 //! ```
 //!
 //! The `guardian` policy keeps the rules of the published prototype; `tracking` follows demand within a fraction of a
-//! second. Neither knows of money: whoever asks caps what a restricted container gets at [`CpuLimits::floor`].
+//! second; `fixed` does not scale at all. None knows of money: whoever asks caps what a restricted container gets at
+//! [`CpuLimits::floor`].
 
+use std::fmt;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use units::{CpuTime, MilliCores};
 
@@ -64,6 +66,15 @@ impl CpuLimits {
     }
 }
 
+/// What a function asks for its container; where it says nothing, the node decides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wishes {
+    pub min: MilliCores,
+    pub max: MilliCores,
+    pub policy: Option<PolicyName>,
+    pub boundary: Option<MilliCores>,
+}
+
 /// A container's counters at one moment, and the limit that was in force up to then.
 #[derive(Clone, Copy, Debug)]
 pub struct Sample {
@@ -73,12 +84,24 @@ pub struct Sample {
     pub allocation: MilliCores,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PolicyName {
     Guardian,
     #[default]
     Tracking,
+    /// Always `max`: what a container does when nothing is scaled.
+    Fixed,
+}
+
+impl fmt::Display for PolicyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Guardian => "guardian",
+            Self::Tracking => "tracking",
+            Self::Fixed => "fixed",
+        })
+    }
 }
 
 /// How containers are scaled. Holds only rules that can act.
@@ -104,8 +127,26 @@ impl ScalerConfig {
         })
     }
 
+    pub fn policy(&self) -> PolicyName {
+        self.policy
+    }
+
     pub fn boundary(&self) -> MilliCores {
         self.boundary
+    }
+
+    /// The scaler of a container whose function asks for `wishes`.
+    pub fn scaler(&self, wishes: &Wishes) -> Scaler {
+        let config = Self {
+            policy: wishes.policy.unwrap_or(self.policy),
+            ..self.clone()
+        };
+        let limits = CpuLimits {
+            min: wishes.min,
+            max: wishes.max,
+            boundary: wishes.boundary.unwrap_or(self.boundary),
+        };
+        Scaler::new(&config, limits)
     }
 }
 
@@ -160,8 +201,22 @@ trait Policy: Send {
     fn on_sample(&mut self, sample: &Sample, limits: &CpuLimits) -> MilliCores;
 }
 
+/// Everything the container may have, at all times.
+struct Fixed;
+
+impl Policy for Fixed {
+    fn initial(&self, limits: &CpuLimits) -> MilliCores {
+        limits.max
+    }
+
+    fn on_sample(&mut self, _sample: &Sample, limits: &CpuLimits) -> MilliCores {
+        limits.max
+    }
+}
+
 /// The scaler of one container.
 pub struct Scaler {
+    name: PolicyName,
     policy: Box<dyn Policy>,
     limits: CpuLimits,
 }
@@ -171,8 +226,21 @@ impl Scaler {
         let policy: Box<dyn Policy> = match config.policy {
             PolicyName::Guardian => Box::new(Guardian::new(config.guardian)),
             PolicyName::Tracking => Box::new(Tracking::default()),
+            PolicyName::Fixed => Box::new(Fixed),
         };
-        Self { policy, limits }
+        Self {
+            name: config.policy,
+            policy,
+            limits,
+        }
+    }
+
+    pub fn policy(&self) -> PolicyName {
+        self.name
+    }
+
+    pub fn limits(&self) -> &CpuLimits {
+        &self.limits
     }
 
     /// What the container should have from now on, from `min` to `max`.
@@ -221,10 +289,44 @@ mod tests {
             stat: CpuStat::default(),
             allocation: MilliCores::ZERO,
         };
-        for (policy, expected) in [(PolicyName::Guardian, 2000), (PolicyName::Tracking, 4000)] {
+        for (policy, expected) in [
+            (PolicyName::Guardian, 2000),
+            (PolicyName::Tracking, 4000),
+            (PolicyName::Fixed, 4000),
+        ] {
             let config = ScalerConfig::new(policy, DEFAULT_BOUNDARY, GuardianRules::default()).unwrap();
             let desired = Scaler::new(&config, limits(0, 4000)).on_sample(&sample);
             assert_eq!(desired.millicores(), expected, "{policy:?}");
+        }
+    }
+
+    #[test]
+    fn a_function_decides_for_itself_and_the_node_where_it_says_nothing() {
+        let node = ScalerConfig::default();
+        let wishes = Wishes {
+            max: MilliCores::from_cores(2),
+            ..Wishes::default()
+        };
+        let silent = node.scaler(&wishes);
+        assert_eq!(
+            (silent.policy(), silent.limits().boundary),
+            (PolicyName::Tracking, DEFAULT_BOUNDARY)
+        );
+        let mut told = node.scaler(&Wishes {
+            policy: Some(PolicyName::Fixed),
+            boundary: Some(MilliCores::from_millicores(50)),
+            ..wishes
+        });
+        assert_eq!(told.limits().floor().millicores(), 100);
+        let mut at = Instant::now();
+        for _ in 0..100 {
+            at += Duration::from_millis(100);
+            let idle = Sample {
+                at,
+                stat: CpuStat::default(),
+                allocation: MilliCores::from_cores(2),
+            };
+            assert_eq!(told.on_sample(&idle), MilliCores::from_cores(2));
         }
     }
 

@@ -9,7 +9,7 @@ use container_manager::credit::{Credit, CreditError, GrpcCredit, OpenSession, Op
 use container_manager::journal::JournalError;
 use container_manager::layout::TaskKey;
 use container_manager::meter::{ContainerInfo, GrantBook, Meter, Signal};
-use container_manager::scaler::{CpuLimits, ScalerConfig};
+use container_manager::scaler::{ScalerConfig, Wishes};
 use container_manager::task::{Licence, Verdict};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -245,13 +245,12 @@ impl Manager {
             image_digest: String::new(),
             started_at: Timestamp::default(),
         };
-        let limits = CpuLimits {
-            min: MilliCores::ZERO,
+        let wishes = Wishes {
             max: CAPACITY,
-            boundary: MilliCores::from_millicores(250),
+            ..Wishes::default()
         };
         let id = container_manager::cgroup::ContainerGroup::id(cpu.as_ref());
-        self.meter.add_container(container, cpu.clone(), limits);
+        self.meter.add_container(container, cpu.clone(), wishes);
         let mut signal = self.meter.add_task(id, cpu.clone(), &licence, state);
         let mut frozen_since: Option<Instant> = None;
         let verdict = loop {
