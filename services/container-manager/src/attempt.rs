@@ -28,8 +28,9 @@ use crate::journal::JournalError;
 use crate::live_log::LogUploads;
 use crate::meter::Signal;
 use crate::node::Node;
+use crate::recording::{Record, TaskOutcome};
 use crate::store::StoreError;
-use crate::task::{Attempt, CpuUsage, Digests, Ending, How, Licence, Run, State};
+use crate::task::{Attempt, CpuUsage, Digests, Ending, How, Licence, Run, State, Verdict};
 use crate::utils::Script;
 use crate::warm::WarmContainer;
 
@@ -216,6 +217,15 @@ pub async fn watch_over(
     let signal = node
         .meter
         .add_task(run.container, group.clone(), &licence, run.session.clone());
+    node.recorder.task_started(
+        &attempt.function,
+        Record::TaskStarted {
+            function: attempt.function.clone(),
+            task: attempt.key.to_string(),
+            attempt: licence.attempt,
+            container: run.container,
+        },
+    );
     let uploads = LogUploads::start(node, &attempt);
     let mut freezer = Freezer::new(group.as_ref(), node.config.hold(), &node.frozen);
     if adopted {
@@ -275,7 +285,28 @@ pub async fn watch_over(
         frozen_ms,
         notes,
     };
+    let outcome = outcome(ending.how.verdict(licence.failures, run.max_attempts));
+    node.recorder.task_ended(
+        &attempt.function,
+        outcome,
+        Record::TaskEnded {
+            function: attempt.function.clone(),
+            task: attempt.key.to_string(),
+            attempt: licence.attempt,
+            used_us: ending.usage.total,
+            outcome,
+        },
+    );
     end(node, attempt, licence, Some(run), ending).await
+}
+
+/// What the recording says of it.
+fn outcome(verdict: Verdict) -> TaskOutcome {
+    match verdict {
+        Verdict::Succeeded => TaskOutcome::Succeeded,
+        Verdict::Failed | Verdict::GaveUp | Verdict::Cancelled | Verdict::CapSpent => TaskOutcome::Failed,
+        Verdict::Aborted | Verdict::PlatformFault => TaskOutcome::Returned,
+    }
 }
 
 enum End {

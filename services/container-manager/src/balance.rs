@@ -36,7 +36,7 @@ pub fn alert_document(user: &UserName, alert: &Alert) -> String {
 mod tests {
     use super::*;
     use std::time::Duration;
-    use units::{Amount, Standing};
+    use units::{Amount, Billing, Standing};
 
     #[test]
     fn an_account_at_rest_has_no_end() {
@@ -44,6 +44,8 @@ mod tests {
             let account = Account {
                 balance: "1".parse().unwrap(),
                 standing: Standing::Good,
+                debt_limit: Amount::ZERO,
+                billing: Billing::Used,
                 burn: Amount::from_grc(12).unwrap(),
                 runway,
             };

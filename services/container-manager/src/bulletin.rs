@@ -69,6 +69,7 @@ impl Bulletin {
                 return;
             }
         };
+        self.node.recorder.account(&self.user, &account);
         let document = balance::document(&self.user, &account, self.node.clock.now());
         if let Err(err) = self.put(layout::STATUS_BALANCE, Bytes::from(document)).await {
             debug!(error = %Chain(&err), "balance not told, will be again");

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use units::{MilliCores, NodeId};
 
+use crate::meter::MeterConfig;
 use crate::scaler::ScalerConfig;
 use crate::store::StoreConfig;
 
@@ -45,6 +46,8 @@ pub struct Config {
     /// How often usage is reported while nothing happens.
     #[serde(default = "default_report_ms")]
     pub report_ms: u64,
+    /// Where the run is written down; absent: nowhere. A file that is there is replaced.
+    pub record: Option<PathBuf>,
     /// How often the log of a running task is uploaded, if it grew.
     #[serde(default = "default_log_upload_ms")]
     pub log_upload_ms: u64,
@@ -187,12 +190,13 @@ impl Config {
         Duration::from_millis(self.poll_idle_ms)
     }
 
-    pub(crate) fn sample(&self) -> Duration {
-        Duration::from_millis(self.sample_ms)
-    }
-
-    pub(crate) fn report(&self) -> Duration {
-        Duration::from_millis(self.report_ms)
+    pub(crate) fn meter(&self) -> MeterConfig {
+        MeterConfig {
+            capacity: self.capacity(),
+            scaler: self.scaler.clone(),
+            sample: Duration::from_millis(self.sample_ms),
+            report: Duration::from_millis(self.report_ms),
+        }
     }
 
     pub(crate) fn hold(&self) -> Duration {

@@ -16,6 +16,7 @@
 //! | then the receipt, and then the object goes to `output/` | [`publish`], [`documents`] |
 //! | a file under `quote/` is answered with what it would cost | [`quote`] |
 //! | what the user has to know is said under `status/` | [`bulletin`], [`balance`], [`problem`] |
+//! | what happens is written down, for the laboratory | [`recorder`], [`recording`] |
 //! | after a crash, the journal tells where to go on | [`journal`], [`recover`] |
 
 pub mod api;
@@ -44,6 +45,7 @@ pub mod problem;
 pub mod publish;
 pub mod queue;
 pub mod quote;
+pub mod recorder;
 pub mod recording;
 pub mod recover;
 pub mod restriction;

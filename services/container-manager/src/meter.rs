@@ -24,6 +24,8 @@ use units::{
 use crate::cgroup::{ContainerGroup, TaskGroup};
 use crate::credit::{Credit, CreditError, SessionState, Usage};
 use crate::journal::JournalError;
+use crate::recorder::Recorder;
+use crate::recording::Record;
 use crate::scaler::headroom::{self, Demand};
 use crate::scaler::{ScalerConfig, Wishes};
 use crate::task::Licence;
@@ -94,14 +96,23 @@ enum ReportError {
     Credit(#[from] CreditError),
 }
 
+/// What does not change while it meters.
+#[derive(Clone, Debug)]
+pub struct MeterConfig {
+    pub capacity: MilliCores,
+    pub scaler: ScalerConfig,
+    /// How often everything is looked at.
+    pub sample: Duration,
+    /// How often usage is reported while nothing happens.
+    pub report: Duration,
+}
+
 /// Everything that runs on this node.
 pub struct Meter {
     credit: Arc<dyn Credit>,
     book: Arc<dyn GrantBook>,
-    capacity: MilliCores,
-    scaler: ScalerConfig,
-    sample: Duration,
-    report: Duration,
+    recorder: Recorder,
+    config: MeterConfig,
     live: Mutex<BTreeMap<ContainerId, LiveContainer>>,
     wake: Notify,
     report_now: Notify,
@@ -111,18 +122,14 @@ impl Meter {
     pub fn new(
         credit: Arc<dyn Credit>,
         book: Arc<dyn GrantBook>,
-        capacity: MilliCores,
-        scaler: ScalerConfig,
-        sample: Duration,
-        report: Duration,
+        recorder: Recorder,
+        config: MeterConfig,
     ) -> Arc<Self> {
         Arc::new(Self {
             credit,
             book,
-            capacity,
-            scaler,
-            sample,
-            report,
+            recorder,
+            config,
             live: Mutex::default(),
             wake: Notify::new(),
             report_now: Notify::new(),
@@ -131,28 +138,23 @@ impl Meter {
 
     /// The node's capacity.
     pub fn capacity(&self) -> MilliCores {
-        self.capacity
+        self.config.capacity
     }
 
     /// Takes charge of a container's CPU limit.
     pub fn add_container(&self, info: ContainerInfo, group: Arc<dyn ContainerGroup>, wishes: Wishes) {
-        let container = LiveContainer {
-            info,
-            allocation: MilliCores::ZERO,
-            restriction: Restriction::None,
-            used: MilliCores::ZERO,
-            used_since: None,
-            read_at: None,
-            tasks: BTreeMap::new(),
-            scaler: self.scaler.scaler(&wishes),
-            group,
-        };
-        self.live().insert(container.group.id(), container);
+        let container = LiveContainer::new(info, group, self.config.scaler.scaler(&wishes));
+        let mut live = self.live();
+        self.recorder.record(container.started());
+        live.insert(container.group.id(), container);
         self.wake.notify_one();
     }
 
     pub fn remove_container(&self, id: ContainerId) {
-        self.live().remove(&id);
+        let mut live = self.live();
+        if live.remove(&id).is_some() {
+            self.recorder.record(Record::ContainerEnded { container: id });
+        }
         self.wake.notify_one();
     }
 
@@ -176,6 +178,8 @@ impl Meter {
             signal,
         };
         if let Some(container) = self.live().get_mut(&container) {
+            self.recorder
+                .balance(&container.info.user, task.state.balance, task.state.standing);
             container.tasks.insert(task.state.session, task);
         }
         self.wake.notify_one();
@@ -262,7 +266,7 @@ impl Meter {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(()),
-                () = tokio::time::sleep(self.report.saturating_sub(REPORT_PAUSE)) => {}
+                () = tokio::time::sleep(self.config.report.saturating_sub(REPORT_PAUSE)) => {}
                 () = self.report_now.notified() => {}
             }
         }
@@ -360,12 +364,14 @@ impl Meter {
 
     fn on_state(&self, state: SessionState) {
         let mut live = self.live();
-        let task = live
-            .values_mut()
-            .find_map(|container| container.tasks.get_mut(&state.session));
-        if let Some(task) = task
+        let task = live.values_mut().find_map(|container| {
+            let task = container.tasks.get_mut(&state.session)?;
+            Some((&container.info.user, task))
+        });
+        if let Some((user, task)) = task
             && state.revision >= task.state.revision
         {
+            self.recorder.balance(user, state.balance, state.standing);
             debug!(session = %state.session, standing = %state.standing, "session state");
             task.state = state;
             self.wake.notify_one();
@@ -375,7 +381,7 @@ impl Meter {
     /// Reads all meters, enforces and scales. Returns whether a report is due now, and when to look again.
     fn look(&self, now: Instant) -> (bool, Duration) {
         let mut live = self.live();
-        let (mut report_due, mut next_look) = (false, self.sample);
+        let (mut report_due, mut next_look) = (false, self.config.sample);
         for container in live.values_mut() {
             match container.read(now) {
                 Ok(()) => {}
@@ -385,7 +391,7 @@ impl Meter {
             report_due |= container.enforce();
             if let Some(until_mark) = container.until_next_mark() {
                 next_look = next_look.min(until_mark.max(LOOK_MIN));
-                report_due |= until_mark < self.report * 2;
+                report_due |= until_mark < self.config.report * 2;
             }
         }
         self.share(&mut live, now);
@@ -404,7 +410,7 @@ impl Meter {
                 restricted: container.restriction > Restriction::None,
             })
             .collect();
-        for change in headroom::plan(self.capacity, &demands) {
+        for change in headroom::plan(self.config.capacity, &demands) {
             let Some(container) = live.get_mut(&change.container) else {
                 continue;
             };
@@ -412,6 +418,7 @@ impl Meter {
                 Ok(()) => {
                     debug!(container_id = %change.container, from = %container.allocation, to = %change.to, "allocation");
                     container.allocation = change.to;
+                    self.recorder.record(container.sample(now));
                 }
                 Err(err) => {
                     // A raise that follows could overdraw the node, so it waits for the next look.
@@ -419,6 +426,9 @@ impl Meter {
                     break;
                 }
             }
+        }
+        for container in live.values_mut().filter(|container| container.has_news(now)) {
+            self.recorder.record(container.sample(now));
         }
     }
 }

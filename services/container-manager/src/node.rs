@@ -16,6 +16,7 @@ use crate::function::FunctionSettings;
 use crate::image::Images;
 use crate::journal::Journal;
 use crate::meter::Meter;
+use crate::recorder::Recorder;
 use crate::scaler::Wishes;
 use crate::spool::Spool;
 use crate::store::ObjectStore;
@@ -35,6 +36,7 @@ pub struct Node {
     /// Signs the receipts of what ran here.
     pub signing_key: SigningKey,
     pub frozen: FrozenMemory,
+    pub recorder: Recorder,
 }
 
 impl Node {

@@ -10,6 +10,7 @@ use proto::container::v1::container_service_server::ContainerServiceServer;
 use receipt::SigningKey;
 use service_kit::{Chain, Clock, OnExit, Secret, Supervisor, SystemClock};
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -27,6 +28,8 @@ use crate::intake::{self, Registry};
 use crate::journal::Journal;
 use crate::meter::Meter;
 use crate::node::Node;
+use crate::recorder::Recorder;
+use crate::recording::Record;
 use crate::recover;
 use crate::store::{ObjectStore, S3Store};
 use crate::warm::Uids;
@@ -89,13 +92,12 @@ pub async fn run(
     service_kit::metrics::start(config.metrics_listen, shutdown.clone()).await?;
     let registry = Arc::new(Registry::default());
     let journal = Journal::open(&config.state_dir.join("journal.db"))?;
+    let (recorder, writer) = recorder(&config).await?;
     let meter = Meter::new(
         edges.credit.clone(),
         Arc::new(journal.clone()),
-        config.capacity(),
-        config.scaler.clone(),
-        config.sample(),
-        config.report(),
+        recorder.clone(),
+        config.meter(),
     );
     let node = Arc::new(Node {
         images: Images::new(
@@ -112,6 +114,7 @@ pub async fn run(
         runtime: edges.runtime,
         clock: edges.clock,
         meter: meter.clone(),
+        recorder: recorder.clone(),
         journal,
         config,
     });
@@ -129,6 +132,11 @@ pub async fn run(
         meter3
             .clone()
             .listen(move |user, may_start| gates.set_gate(user, may_start), shutdown)
+    });
+
+    let (surveyor, store, credit) = (recorder.clone(), node.store.clone(), node.credit.clone());
+    meters.spawn("survey", again, move |shutdown| {
+        surveyor.clone().survey(store.clone(), credit.clone(), shutdown)
     });
 
     let mut supervisor = Supervisor::new(shutdown.clone());
@@ -171,8 +179,27 @@ pub async fn run(
             "stopped containers that were left at shutdown"
         );
     }
+    recorder.end();
+    if let Some(writer) = writer {
+        writer.await?;
+    }
     drained.and(metered)?;
     Ok(())
+}
+
+/// The recording that the settings ask for, and the task that writes it.
+async fn recorder(config: &Config) -> anyhow::Result<(Recorder, Option<JoinHandle<()>>)> {
+    let Some(path) = &config.record else {
+        return Ok((Recorder::default(), None));
+    };
+    let run = Record::Run {
+        name: config.node.to_string(),
+        speed: 1,
+        capacity_millicores: config.capacity(),
+    };
+    let (recorder, writer) = Recorder::create(path, run).await?;
+    info!(path = %path.display(), "recording");
+    Ok((recorder, Some(tokio::spawn(writer.run()))))
 }
 
 async fn serve_api(

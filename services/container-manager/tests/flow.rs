@@ -13,6 +13,7 @@ use container_manager::container::{ContainerError, FakeRuntime};
 use container_manager::credit::fake::FakeCredit;
 use container_manager::credit::{Alert, Refusal};
 use container_manager::image::ImageTool;
+use container_manager::recording::{self, Entry, Record, TaskOutcome};
 use container_manager::store::fake::FakeStore;
 use container_manager::task::Verdict;
 use container_manager::{Config, Edges};
@@ -432,6 +433,60 @@ async fn a_function_is_scaled_by_the_policy_it_asks_for() {
             .await;
         world.stopped().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recording_tells_the_run_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run.jsonl");
+    let record = format!("record = '{}'", path.display());
+    let world = World::with_config("sleep 0.3; test $(basename $1) = good", &record).await;
+    world.put("utils/function.toml", "max_attempts = 1\npolicy = 'fixed'");
+    world.put("input/good", "");
+    world.until_there("output/good").await;
+    world.put("input/bad", "");
+    world.until_there("failed/bad").await;
+    world.stopped().await;
+
+    let file = std::fs::File::open(&path).unwrap();
+    let entries: Vec<Entry> = recording::read(std::io::BufReader::new(file))
+        .map(Result::unwrap)
+        .collect();
+    assert!(entries.is_sorted_by_key(|entry| entry.at_us));
+    let first = |what: &str, is: &dyn Fn(&Record) -> bool| {
+        let found = entries.iter().position(|entry| is(&entry.record));
+        found.unwrap_or_else(|| panic!("no {what} in {entries:#?}"))
+    };
+    assert_eq!(first("run", &|r| matches!(r, Record::Run { .. })), 0);
+    let started = first(
+        "container",
+        &|r| matches!(r, Record::ContainerStarted { policy, .. } if policy == "fixed"),
+    );
+    let ended = |name: &'static str, how: TaskOutcome| {
+        let is = move |r: &Record| matches!(r, Record::TaskEnded { task, outcome, .. } if task == name && *outcome == how);
+        first(name, &is)
+    };
+    let (good, bad) = (
+        ended("good", TaskOutcome::Succeeded),
+        ended("bad", TaskOutcome::Failed),
+    );
+    let gone = first("end", &|r| matches!(r, Record::ContainerEnded { .. }));
+    assert!(started < good && good < bad && bad < gone, "{entries:#?}");
+    let samples = entries[started..gone]
+        .iter()
+        .filter(|entry| matches!(entry.record, Record::Sample { .. }));
+    assert!(samples.count() >= 4, "two tasks of 300 ms: {entries:#?}");
+    first("running task", &|r| {
+        matches!(
+            r,
+            Record::Tasks {
+                pending: 0,
+                running: 1,
+                ..
+            }
+        )
+    });
+    first("funds", &|r| matches!(r, Record::Funds { .. }));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -51,6 +51,7 @@ pub(crate) fn container_manager(
         "apptainer": config.apptainer,
         "capacity_millicores": config.capacity_millicores,
         "hold_ms": u64::try_from(config.hold.as_millis())?,
+        "record": config.record,
         "cgroup_tree": format!("gridfaas-{id}"),
         // Whoever may write to a bucket here is whoever started the stack, or was let in by them.
         "build_definitions": true,

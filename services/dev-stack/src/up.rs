@@ -55,6 +55,8 @@ pub struct UpConfig {
     pub capacity_millicores: Option<u32>,
     /// How long a task stays frozen at the debt limit.
     pub hold: Duration,
+    /// Where the run is written down.
+    pub record: Option<PathBuf>,
 }
 
 impl UpConfig {
@@ -67,6 +69,7 @@ impl UpConfig {
             apptainer: None,
             capacity_millicores: None,
             hold: HOLD,
+            record: None,
         }
     }
 }

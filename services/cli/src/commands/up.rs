@@ -36,6 +36,9 @@ pub(crate) struct UpArgs {
     /// How long a task stays frozen at the debt limit, waiting for a deposit, before it goes back to the queue
     #[arg(long, value_name = "SECONDS", default_value = "20")]
     hold: u32,
+    /// Write down what every container uses and is given, who pays, and which tasks wait and run: JSON lines
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
     /// The apptainer program [default: the one on PATH]
     #[arg(long, value_name = "FILE")]
     apptainer: Option<PathBuf>,
@@ -58,6 +61,7 @@ impl UpArgs {
             apptainer: self.apptainer,
             capacity_millicores: self.capacity.map(MilliCores::millicores),
             hold: Duration::from_secs(self.hold.into()),
+            record: self.record,
         }
     }
 }

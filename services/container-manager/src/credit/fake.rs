@@ -336,6 +336,8 @@ impl Credit for FakeCredit {
         Ok(Account {
             balance: Amount::from_halfords(100_000_000),
             standing: Standing::Good,
+            debt_limit: Amount::ZERO,
+            billing: Billing::Used,
             burn,
             runway: burn.is_positive().then_some(Duration::from_secs(3600)),
         })

@@ -236,6 +236,8 @@ impl Credit for GrpcCredit {
         Ok(Account {
             balance: Amount::from_halfords(user.balance_halfords),
             standing: user.standing().try_into()?,
+            debt_limit: Amount::from_halfords(user.debt_limit_halfords),
+            billing: user.billing().try_into()?,
             burn: Amount::from_halfords(user.burn_halfords_per_hour),
             runway: user.runway_ms.map(Duration::from_millis),
         })

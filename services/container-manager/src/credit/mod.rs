@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 use units::{
-    Amount, CpuPrice, CpuTime, FunctionName, Grant, MilliCores, Restriction, SessionId, Standing, TaskId,
-    Timestamp, UserName,
+    Amount, Billing, CpuPrice, CpuTime, FunctionName, Grant, MilliCores, Restriction, SessionId, Standing,
+    TaskId, Timestamp, UserName,
 };
 
 pub use grpc::{GrpcCredit, Transport};
@@ -107,6 +107,9 @@ pub struct Usage {
 pub struct Account {
     pub balance: Amount,
     pub standing: Standing,
+    pub debt_limit: Amount,
+    /// How new sessions are charged.
+    pub billing: Billing,
     /// What running work costs an hour.
     pub burn: Amount,
     /// How long the balance lasts at that; `None` while nothing is used up.

@@ -11,13 +11,17 @@ use tracing::{info, warn};
 use units::{Billing, CpuTime, Grant, MilliCores, Restriction, SessionId};
 
 use super::{ContainerInfo, Signal};
-use crate::cgroup::{CgroupError, ContainerGroup, TaskGroup, Weight};
+use crate::cgroup::{CgroupError, ContainerGroup, CpuStat, TaskGroup, Weight};
 use crate::credit::SessionState;
+use crate::recording::Record;
 use crate::restriction;
 use crate::scaler::{Sample, Scaler};
 
 /// What is shown as a container's use is averaged over this long.
 const USED_OVER: Duration = Duration::from_secs(1);
+
+/// The recording hears of a container at least this often.
+const SAMPLE_PAUSE: Duration = Duration::from_millis(100);
 
 pub(super) struct LiveContainer {
     pub(super) info: ContainerInfo,
@@ -30,6 +34,10 @@ pub(super) struct LiveContainer {
     pub(super) used_since: Option<(Instant, CpuTime)>,
     pub(super) read_at: Option<Instant>,
     pub(super) tasks: BTreeMap<SessionId, LiveTask>,
+    /// As last read.
+    stat: CpuStat,
+    /// When a sample was last recorded, and the restriction it told.
+    recorded: Option<(Instant, Restriction)>,
 }
 
 pub(super) struct LiveTask {
@@ -57,6 +65,57 @@ impl LiveTask {
 }
 
 impl LiveContainer {
+    pub(super) fn new(info: ContainerInfo, group: Arc<dyn ContainerGroup>, scaler: Scaler) -> Self {
+        Self {
+            info,
+            group,
+            scaler,
+            allocation: MilliCores::ZERO,
+            restriction: Restriction::None,
+            used: MilliCores::ZERO,
+            used_since: None,
+            read_at: None,
+            tasks: BTreeMap::new(),
+            stat: CpuStat::default(),
+            recorded: None,
+        }
+    }
+
+    /// What the recording says of its beginning.
+    pub(super) fn started(&self) -> Record {
+        let limits = self.scaler.limits();
+        Record::ContainerStarted {
+            container: self.group.id(),
+            function: self.info.function.clone(),
+            user: self.info.user.clone(),
+            policy: self.scaler.policy().to_string(),
+            min_millicores: limits.min,
+            max_millicores: limits.max,
+            boundary_millicores: limits.boundary,
+        }
+    }
+
+    /// Whether the recording has to hear of it, though its limit is as before.
+    pub(super) fn has_news(&self, now: Instant) -> bool {
+        self.recorded.is_none_or(|(at, restriction)| {
+            restriction != self.restriction || now.saturating_duration_since(at) >= SAMPLE_PAUSE
+        })
+    }
+
+    /// What the recording says of it now.
+    pub(super) fn sample(&mut self, now: Instant) -> Record {
+        self.recorded = Some((now, self.restriction));
+        Record::Sample {
+            container: self.group.id(),
+            used_us: self.stat.usage.total,
+            nr_periods: self.stat.nr_periods,
+            nr_throttled: self.stat.nr_throttled,
+            throttled_us: micros(self.stat.throttled_time),
+            allocation_millicores: self.allocation,
+            restriction: self.restriction,
+        }
+    }
+
     pub(super) fn read(&mut self, now: Instant) -> Result<(), CgroupError> {
         for task in self.tasks.values_mut() {
             task.used = task.used.max(task.group.cpu_time()?);
@@ -139,11 +198,14 @@ impl LiveContainer {
 
     pub(super) fn desired(&mut self, now: Instant) -> MilliCores {
         let desired = match self.group.cpu_stat() {
-            Ok(stat) => self.scaler.on_sample(&Sample {
-                at: now,
-                stat,
-                allocation: self.allocation,
-            }),
+            Ok(stat) => {
+                self.stat = stat;
+                self.scaler.on_sample(&Sample {
+                    at: now,
+                    stat,
+                    allocation: self.allocation,
+                })
+            }
             Err(_) => self.allocation,
         };
         let desired = self.ceiling().map_or(desired, |ceiling| desired.min(ceiling));
@@ -152,4 +214,8 @@ impl LiveContainer {
             Restriction::Throttle | Restriction::Stop => desired.min(self.scaler.limits().floor()),
         }
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

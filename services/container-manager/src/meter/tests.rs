@@ -58,10 +58,13 @@ async fn a_smaller_grant_is_booked_before_it_is_reported() {
     let meter = Meter::new(
         credit.clone(),
         book.clone(),
-        capacity,
-        ScalerConfig::default(),
-        second,
-        second,
+        Recorder::default(),
+        MeterConfig {
+            capacity,
+            scaler: ScalerConfig::default(),
+            sample: second,
+            report: second,
+        },
     );
     let container_limits = ContainerLimits {
         cpu: capacity,

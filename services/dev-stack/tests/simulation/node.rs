@@ -8,7 +8,8 @@ use async_trait::async_trait;
 use container_manager::credit::{Credit, CreditError, GrpcCredit, OpenSession, Opened, SessionState};
 use container_manager::journal::JournalError;
 use container_manager::layout::TaskKey;
-use container_manager::meter::{ContainerInfo, GrantBook, Meter, Signal};
+use container_manager::meter::{ContainerInfo, GrantBook, Meter, MeterConfig, Signal};
+use container_manager::recorder::Recorder;
 use container_manager::scaler::{ScalerConfig, Wishes};
 use container_manager::task::{Licence, Verdict};
 use tokio::task::JoinSet;
@@ -86,10 +87,13 @@ impl Node {
         let meter = Meter::new(
             credit.clone(),
             self.clone(),
-            CAPACITY,
-            ScalerConfig::default(),
-            SAMPLE,
-            REPORT,
+            Recorder::default(),
+            MeterConfig {
+                capacity: CAPACITY,
+                scaler: ScalerConfig::default(),
+                sample: SAMPLE,
+                report: REPORT,
+            },
         );
         let manager = Manager {
             node: self.clone(),
