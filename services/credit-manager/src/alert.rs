@@ -64,15 +64,19 @@ impl Alarm {
     /// The next state, if this balance changes it.
     pub fn next(&self, balance: Amount, threshold: Amount, now: Timestamp) -> Option<Self> {
         match self {
-            Self::Quiet | Self::Raised(_) if balance > threshold => Some(Self::Armed),
             Self::Armed if balance <= threshold => Some(Self::Raised(Alert {
                 threshold,
                 balance,
                 raised_at: now,
                 is_told: false,
             })),
-            Self::Quiet | Self::Armed | Self::Raised(_) => None,
+            Self::Quiet | Self::Armed | Self::Raised(_) => self.armed(balance, threshold),
         }
+    }
+
+    /// The next state, if this balance is above and arms it.
+    pub fn armed(&self, balance: Amount, threshold: Amount) -> Option<Self> {
+        (*self != Self::Armed && balance > threshold).then_some(Self::Armed)
     }
 
     pub fn raised(&self) -> Option<&Alert> {

@@ -37,6 +37,18 @@ impl Bank {
         self.users.values().filter_map(notice).collect()
     }
 
+    /// Arms a user's alarm if the balance is above its threshold now. Said whenever a balance rises or a threshold changes: a
+    /// balance that falls again before the next look is then told.
+    pub(super) fn arm(&mut self, user: &UserName) {
+        let armed = self.users.get(user).and_then(|state| {
+            let threshold = state.user.settings.alert_threshold();
+            state.alarm.armed(self.balance(state), threshold)
+        });
+        if let Some(armed) = armed {
+            self.set_alarm(user, armed);
+        }
+    }
+
     /// The webhook of the alert raised then was called, or given up.
     pub fn on_told(&mut self, user: &UserName, raised_at: Timestamp) {
         let alert = self.users.get(user).and_then(|state| state.alarm.raised());

@@ -44,6 +44,7 @@ impl Bank {
         self.user(user)?;
         self.post(transfer)?;
         self.share_out(user, &Cause::Funds);
+        self.arm(user);
         Ok(())
     }
 

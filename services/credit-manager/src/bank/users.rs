@@ -72,6 +72,7 @@ impl Bank {
             state.user.settings = settings;
             self.effects.changes.push(Change::User(state.user.clone()));
             self.share_out(name, &Cause::Funds);
+            self.arm(name);
         }
         self.view(name)
     }
