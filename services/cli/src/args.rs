@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::commands::{
-    audit, balance, completions, function, ledger, logs, node, ps, quote, receipt, results, statement,
-    submit, up, user, version, withdraw,
+    audit, balance, completions, config, function, ledger, logs, node, ps, quote, receipt, results,
+    statement, submit, up, user, version, withdraw,
 };
 use crate::output::Format;
 
@@ -125,6 +125,9 @@ pub(crate) enum Command {
     /// Ask a node about itself
     #[command(subcommand)]
     Node(node::NodeCommand),
+    /// Show and change a node's settings while it runs
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     /// Show a user's money
     Balance(balance::BalanceArgs),
     /// Send a user's coins to an address
@@ -193,6 +196,7 @@ mod tests {
                 "quote",
                 "receipt",
                 "node",
+                "config",
                 "balance",
                 "withdraw",
                 "statement",

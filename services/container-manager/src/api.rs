@@ -19,6 +19,8 @@ use crate::intake::Registry;
 use crate::journal::JournalError;
 use crate::layout::TaskKey;
 use crate::node::Node;
+use crate::scaler::ScalerConfig;
+use crate::settings::{Setting, SettingError};
 use crate::task::{Attempt, State, Verdict};
 
 /// Entries in an answer, where the caller does not say.
@@ -185,6 +187,33 @@ impl ContainerService for Api {
             receipt_key_id: key.id(),
         }))
     }
+
+    async fn list_settings(
+        &self,
+        _request: Request<wire::ListSettingsRequest>,
+    ) -> Result<Response<wire::ListSettingsResponse>, Status> {
+        let settings = self.node.settings.list().into_iter().map(wire_setting).collect();
+        Ok(Response::new(wire::ListSettingsResponse { settings }))
+    }
+
+    async fn set_setting(
+        &self,
+        request: Request<wire::SetSettingRequest>,
+    ) -> Result<Response<wire::SetSettingResponse>, Status> {
+        let (node, request) = (self.node.clone(), request.into_inner());
+        // It waits for the disk.
+        let set = tokio::task::spawn_blocking(move || {
+            let apply = |scaler: &ScalerConfig| node.meter.rescale(scaler.clone());
+            node.settings.set(&request.key, request.value.as_deref(), apply)
+        });
+        let setting = set
+            .await
+            .map_err(|err| Status::internal(err.to_string()))?
+            .map_err(refused)?;
+        Ok(Response::new(wire::SetSettingResponse {
+            setting: Some(wire_setting(setting)),
+        }))
+    }
 }
 
 /// Sends a log from its beginning; if followed, until the attempt has ended and all is sent, or the reader is gone.
@@ -230,6 +259,23 @@ async fn send_log(
             return Ok(());
         }
         tokio::time::sleep(FOLLOW_PAUSE).await;
+    }
+}
+
+fn wire_setting(setting: Setting) -> wire::Setting {
+    wire::Setting {
+        key: setting.key,
+        value: setting.value,
+        configured: setting.configured,
+    }
+}
+
+fn refused(err: SettingError) -> Status {
+    let message = service_kit::Chain(&err).to_string();
+    match err {
+        SettingError::Unknown { .. } => Status::not_found(message),
+        SettingError::Refused { .. } | SettingError::Misfit { .. } => Status::invalid_argument(message),
+        SettingError::File { .. } => Status::internal(message),
     }
 }
 

@@ -190,10 +190,11 @@ impl Config {
         Duration::from_millis(self.poll_idle_ms)
     }
 
-    pub(crate) fn meter(&self) -> MeterConfig {
+    /// With the scaler's rules that are in force.
+    pub(crate) fn meter(&self, scaler: ScalerConfig) -> MeterConfig {
         MeterConfig {
             capacity: self.capacity(),
-            scaler: self.scaler.clone(),
+            scaler,
             sample: Duration::from_millis(self.sample_ms),
             report: Duration::from_millis(self.report_ms),
         }

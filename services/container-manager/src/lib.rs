@@ -16,6 +16,7 @@
 //! | then the receipt, and then the object goes to `output/` | [`publish`], [`documents`] |
 //! | a file under `quote/` is answered with what it would cost | [`quote`] |
 //! | what the user has to know is said under `status/` | [`bulletin`], [`balance`], [`problem`] |
+//! | an operator changes how containers are scaled | [`settings`] |
 //! | what happens is written down, for the laboratory | [`recorder`], [`recording`] |
 //! | after a crash, the journal tells where to go on | [`journal`], [`recover`] |
 
@@ -51,6 +52,7 @@ pub mod recover;
 pub mod restriction;
 pub mod results;
 pub mod scaler;
+pub mod settings;
 pub mod spool;
 pub mod staging;
 pub mod store;

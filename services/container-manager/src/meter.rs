@@ -96,10 +96,11 @@ enum ReportError {
     Credit(#[from] CreditError),
 }
 
-/// What does not change while it meters.
+/// How a node meters.
 #[derive(Clone, Debug)]
 pub struct MeterConfig {
     pub capacity: MilliCores,
+    /// At the start; see [`Meter::rescale`].
     pub scaler: ScalerConfig,
     /// How often everything is looked at.
     pub sample: Duration,
@@ -113,6 +114,7 @@ pub struct Meter {
     book: Arc<dyn GrantBook>,
     recorder: Recorder,
     config: MeterConfig,
+    scaler: Mutex<ScalerConfig>,
     live: Mutex<BTreeMap<ContainerId, LiveContainer>>,
     wake: Notify,
     report_now: Notify,
@@ -129,6 +131,7 @@ impl Meter {
             credit,
             book,
             recorder,
+            scaler: Mutex::new(config.scaler.clone()),
             config,
             live: Mutex::default(),
             wake: Notify::new(),
@@ -143,10 +146,20 @@ impl Meter {
 
     /// Takes charge of a container's CPU limit.
     pub fn add_container(&self, info: ContainerInfo, group: Arc<dyn ContainerGroup>, wishes: Wishes) {
-        let container = LiveContainer::new(info, group, self.config.scaler.scaler(&wishes));
         let mut live = self.live();
+        let container = LiveContainer::new(info, group, wishes, &self.scaler());
         self.recorder.record(container.started());
         live.insert(container.group.id(), container);
+        self.wake.notify_one();
+    }
+
+    /// Scales by other rules from now on, also what runs; whatever they do not change goes on as it was.
+    pub fn rescale(&self, scaler: ScalerConfig) {
+        let mut live = self.live();
+        for container in live.values_mut() {
+            container.rescale(&scaler);
+        }
+        *self.scaler() = scaler;
         self.wake.notify_one();
     }
 
@@ -323,6 +336,12 @@ impl Meter {
     fn live(&self) -> MutexGuard<'_, BTreeMap<ContainerId, LiveContainer>> {
         // A panic between two field writes leaves readings stale at worst; the next look renews them.
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Taken after [`Self::live`] where both are.
+    fn scaler(&self) -> MutexGuard<'_, ScalerConfig> {
+        // Replaced whole.
+        self.scaler.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is to be reported now. The grants are of the same moment as the revisions that the report names.

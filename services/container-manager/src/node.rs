@@ -18,6 +18,7 @@ use crate::journal::Journal;
 use crate::meter::Meter;
 use crate::recorder::Recorder;
 use crate::scaler::Wishes;
+use crate::settings::Settings;
 use crate::spool::Spool;
 use crate::store::ObjectStore;
 use crate::warm::Uids;
@@ -37,6 +38,8 @@ pub struct Node {
     pub signing_key: SigningKey,
     pub frozen: FrozenMemory,
     pub recorder: Recorder,
+    /// What an operator may change while the node runs.
+    pub settings: Settings,
 }
 
 impl Node {

@@ -31,6 +31,7 @@ use crate::node::Node;
 use crate::recorder::Recorder;
 use crate::recording::Record;
 use crate::recover;
+use crate::settings::Settings;
 use crate::store::{ObjectStore, S3Store};
 use crate::warm::Uids;
 
@@ -38,6 +39,8 @@ use crate::warm::Uids;
 const DRAIN: Duration = Duration::from_secs(30);
 /// In the state folder. Whoever loses it gets a new one, and keeps the old public key for the old receipts.
 const SIGNING_KEY: &str = "receipt-key.pk8";
+/// In the state folder.
+const SETTINGS: &str = "settings.json";
 const RECONNECT: Duration = Duration::from_secs(1);
 
 /// The outside world.
@@ -93,11 +96,12 @@ pub async fn run(
     let registry = Arc::new(Registry::default());
     let journal = Journal::open(&config.state_dir.join("journal.db"))?;
     let (recorder, writer) = recorder(&config).await?;
+    let settings = Settings::load(config.state_dir.join(SETTINGS), config.scaler.clone())?;
     let meter = Meter::new(
         edges.credit.clone(),
         Arc::new(journal.clone()),
         recorder.clone(),
-        config.meter(),
+        config.meter(settings.scaler()),
     );
     let node = Arc::new(Node {
         images: Images::new(
@@ -115,6 +119,7 @@ pub async fn run(
         clock: edges.clock,
         meter: meter.clone(),
         recorder: recorder.clone(),
+        settings,
         journal,
         config,
     });

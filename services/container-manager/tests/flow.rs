@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,8 @@ use container_manager::store::fake::FakeStore;
 use container_manager::task::Verdict;
 use container_manager::{Config, Edges};
 use futures::StreamExt as _;
+use proto::container::v1::SetSettingRequest;
+use proto::container::v1::container_service_client::ContainerServiceClient;
 use service_kit::SystemClock;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -63,6 +66,7 @@ struct World {
     cgroups: FakeCpuController,
     runtime: Arc<FakeRuntime>,
     shutdown: CancellationToken,
+    address: SocketAddr,
     served: Option<tokio::task::JoinHandle<anyhow::Result<()>>>,
 }
 
@@ -82,6 +86,7 @@ impl World {
             cgroups: FakeCpuController::default(),
             runtime: Arc::default(),
             shutdown: CancellationToken::new(),
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
             served: None,
         };
         world.store.create_bucket(BUCKET);
@@ -108,6 +113,7 @@ impl World {
             hints: futures::stream::pending().boxed(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        self.address = listener.local_addr().unwrap();
         self.shutdown = CancellationToken::new();
         self.served = Some(tokio::spawn(container_manager::run(
             config,
@@ -116,6 +122,17 @@ impl World {
             self.shutdown.clone(),
         )));
         self
+    }
+
+    async fn set(&self, key: &str, value: &str) -> Result<(), tonic::Status> {
+        let mut client = ContainerServiceClient::connect(format!("http://{}", self.address))
+            .await
+            .unwrap();
+        let request = SetSettingRequest {
+            key: key.to_owned(),
+            value: Some(value.to_owned()),
+        };
+        client.set_setting(request).await.map(drop)
     }
 
     fn put(&self, key: &str, body: &str) {
@@ -433,6 +450,49 @@ async fn a_function_is_scaled_by_the_policy_it_asks_for() {
             .await;
         world.stopped().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_setting_changes_what_runs_without_a_restart_and_stays_after_one() {
+    let world = World::with_config("sleep 600", "hold_ms = 0\ncapacity_millicores = 3000").await;
+    world.put("input/a", "");
+    world.until_metered().await;
+    let quota = |world: &World| {
+        let id = world.runtime.containers().last()?.spec().id;
+        let quota = world.cgroups.container(id, |container| container.quota);
+        quota.map(MilliCores::millicores)
+    };
+    world
+        .until("an idle floor", |world| quota(world) == Some(500))
+        .await;
+    world.set("scaler.boundary_millicores", "100").await.unwrap();
+    world
+        .until("a lower floor", |world| quota(world) == Some(200))
+        .await;
+    for (key, value, code) in [
+        ("scaler.guardian.window_ms", "0", tonic::Code::InvalidArgument),
+        (
+            "scaler.guardian.event_timeout_ms",
+            "1000",
+            tonic::Code::InvalidArgument,
+        ),
+        ("scaler.speed", "1", tonic::Code::NotFound),
+    ] {
+        assert_eq!(world.set(key, value).await.unwrap_err().code(), code, "{key}");
+    }
+    world.set("scaler.policy", "fixed").await.unwrap();
+    world.until("all of it", |world| quota(world) == Some(3000)).await;
+
+    let world = world.stopped().await.started().await;
+    world.until_metered().await;
+    world
+        .until("all of it again", |world| quota(world) == Some(3000))
+        .await;
+    world.set("scaler.policy", "tracking").await.unwrap();
+    world
+        .until("the lower floor again", |world| quota(world) == Some(200))
+        .await;
+    world.stopped().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 pub(crate) mod audit;
 pub(crate) mod balance;
 pub(crate) mod completions;
+pub(crate) mod config;
 pub(crate) mod function;
 pub(crate) mod ledger;
 pub(crate) mod logs;
@@ -44,6 +45,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Quote(args) => quote::run(args, &stack, output).await.map(done),
         Command::Receipt(command) => receipt::run(command, output),
         Command::Node(command) => node::run(command, &stack, output).await.map(done),
+        Command::Config(command) => config::run(command, &stack, output).await.map(done),
         Command::Balance(args) => balance::run(args, &stack, output).await.map(done),
         Command::Statement(args) => statement::run(args, &stack, output).await.map(done),
         Command::Ledger(command) => ledger::run(command, &stack, output).await,

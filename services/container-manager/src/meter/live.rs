@@ -15,7 +15,7 @@ use crate::cgroup::{CgroupError, ContainerGroup, CpuStat, TaskGroup, Weight};
 use crate::credit::SessionState;
 use crate::recording::Record;
 use crate::restriction;
-use crate::scaler::{Sample, Scaler};
+use crate::scaler::{Sample, Scaler, ScalerConfig, Wishes};
 
 /// What is shown as a container's use is averaged over this long.
 const USED_OVER: Duration = Duration::from_secs(1);
@@ -26,6 +26,7 @@ const SAMPLE_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct LiveContainer {
     pub(super) info: ContainerInfo,
     pub(super) group: Arc<dyn ContainerGroup>,
+    wishes: Wishes,
     pub(super) scaler: Scaler,
     pub(super) allocation: MilliCores,
     pub(super) restriction: Restriction,
@@ -65,11 +66,17 @@ impl LiveTask {
 }
 
 impl LiveContainer {
-    pub(super) fn new(info: ContainerInfo, group: Arc<dyn ContainerGroup>, scaler: Scaler) -> Self {
+    pub(super) fn new(
+        info: ContainerInfo,
+        group: Arc<dyn ContainerGroup>,
+        wishes: Wishes,
+        rules: &ScalerConfig,
+    ) -> Self {
         Self {
             info,
             group,
-            scaler,
+            wishes,
+            scaler: rules.scaler(&wishes),
             allocation: MilliCores::ZERO,
             restriction: Restriction::None,
             used: MilliCores::ZERO,
@@ -78,6 +85,14 @@ impl LiveContainer {
             tasks: BTreeMap::new(),
             stat: CpuStat::default(),
             recorded: None,
+        }
+    }
+
+    /// Goes on by other rules; what they leave as it is remembers what it saw.
+    pub(super) fn rescale(&mut self, rules: &ScalerConfig) {
+        let scaler = rules.scaler(&self.wishes);
+        if scaler.config() != self.scaler.config() {
+            self.scaler = scaler;
         }
     }
 

@@ -17,14 +17,14 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use units::{CpuTime, MilliCores};
 
 use super::{CpuLimits, Policy, RuleError, Sample, average};
 
 /// How much a raise gives.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Raise {
     /// The whole amount.
@@ -35,7 +35,7 @@ pub enum Raise {
 }
 
 /// The prototype's constants, all adjustable. Its amounts are in shares, 100 a core; ours in millicores.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GuardianRules {
     pub window_ms: u64,

@@ -105,8 +105,8 @@ impl fmt::Display for PolicyName {
 }
 
 /// How containers are scaled. Holds only rules that can act.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "Keys")]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "Keys", into = "Keys")]
 pub struct ScalerConfig {
     policy: PolicyName,
     boundary: MilliCores,
@@ -139,12 +139,13 @@ impl ScalerConfig {
     pub fn scaler(&self, wishes: &Wishes) -> Scaler {
         let config = Self {
             policy: wishes.policy.unwrap_or(self.policy),
-            ..self.clone()
+            boundary: wishes.boundary.unwrap_or(self.boundary),
+            guardian: self.guardian,
         };
         let limits = CpuLimits {
             min: wishes.min,
             max: wishes.max,
-            boundary: wishes.boundary.unwrap_or(self.boundary),
+            boundary: config.boundary,
         };
         Scaler::new(&config, limits)
     }
@@ -161,7 +162,7 @@ impl Default for ScalerConfig {
 }
 
 /// The keys as they are written in a file.
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 struct Keys {
     policy: PolicyName,
@@ -171,15 +172,16 @@ struct Keys {
 
 impl Default for Keys {
     fn default() -> Self {
-        let ScalerConfig {
-            policy,
-            boundary,
-            guardian,
-        } = ScalerConfig::default();
+        ScalerConfig::default().into()
+    }
+}
+
+impl From<ScalerConfig> for Keys {
+    fn from(config: ScalerConfig) -> Self {
         Self {
-            policy,
-            boundary_millicores: boundary,
-            guardian,
+            policy: config.policy,
+            boundary_millicores: config.boundary,
+            guardian: config.guardian,
         }
     }
 }
@@ -216,7 +218,7 @@ impl Policy for Fixed {
 
 /// The scaler of one container.
 pub struct Scaler {
-    name: PolicyName,
+    config: ScalerConfig,
     policy: Box<dyn Policy>,
     limits: CpuLimits,
 }
@@ -229,14 +231,19 @@ impl Scaler {
             PolicyName::Fixed => Box::new(Fixed),
         };
         Self {
-            name: config.policy,
+            config: config.clone(),
             policy,
             limits,
         }
     }
 
     pub fn policy(&self) -> PolicyName {
-        self.name
+        self.config.policy
+    }
+
+    /// The rules it goes by.
+    pub fn config(&self) -> &ScalerConfig {
+        &self.config
     }
 
     pub fn limits(&self) -> &CpuLimits {

@@ -128,7 +128,11 @@ impl Policy for Tracking {
     fn on_sample(&mut self, sample: &Sample, limits: &CpuLimits) -> MilliCores {
         let Some((last, before)) = self.looks.back() else {
             self.looks.push_back((sample.at, sample.stat));
-            self.desired = self.initial(limits);
+            self.desired = if sample.allocation == MilliCores::ZERO {
+                self.initial(limits)
+            } else {
+                sample.allocation
+            };
             return self.desired;
         };
         if sample.at.saturating_duration_since(*last) < LOOK_MIN {
