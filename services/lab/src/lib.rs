@@ -4,4 +4,9 @@
 //! experiments/NAME/experiment.toml ──► experiment ──► virtual run or real run ──► recording ──► CSV, plots
 //! ```
 
+pub mod csv;
 pub mod experiment;
+pub mod summary;
+pub mod virtual_run;
+
+mod scenario;
