@@ -318,6 +318,80 @@ impl Show for Functions {
 }
 
 #[derive(Clone, Debug, Serialize)]
+pub(crate) struct Container {
+    container_id: String,
+    function: String,
+    user: String,
+    policy: String,
+    /// The limit in force.
+    allocated: MilliCores,
+    max: MilliCores,
+    /// Of late.
+    used: MilliCores,
+    /// This and the next since the container was made, as the kernel counts them.
+    cpu_time_us: CpuTime,
+    throttled_us: CpuTime,
+    running_tasks: u32,
+    restriction: String,
+}
+
+impl From<container::Container> for Container {
+    fn from(container: container::Container) -> Self {
+        Self {
+            container_id: container.container_id,
+            function: container.function,
+            user: container.user,
+            policy: container.policy,
+            allocated: MilliCores::from_millicores(container.millicores),
+            max: MilliCores::from_millicores(container.max_millicores),
+            used: MilliCores::from_millicores(container.used_millicores),
+            cpu_time_us: CpuTime::from_micros(container.cpu_time_us),
+            throttled_us: CpuTime::from_micros(container.throttled_us),
+            running_tasks: container.running_tasks,
+            restriction: container.restriction,
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Containers(pub(crate) Vec<Container>);
+
+impl Show for Containers {
+    fn text(&self) -> String {
+        columns(
+            [
+                "CONTAINER",
+                "FUNCTION",
+                "USER",
+                "POLICY",
+                "ALLOCATED",
+                "MAX",
+                "USED",
+                "CPU",
+                "THROTTLED",
+                "TASKS",
+                "RESTRICTION",
+            ],
+            self.0.iter().map(|container| {
+                [
+                    container.container_id.clone(),
+                    container.function.clone(),
+                    container.user.clone(),
+                    container.policy.clone(),
+                    container.allocated.to_string(),
+                    container.max.to_string(),
+                    container.used.to_string(),
+                    cpu_seconds(container.cpu_time_us),
+                    cpu_seconds(container.throttled_us),
+                    container.running_tasks.to_string(),
+                    container.restriction.clone(),
+                ]
+            }),
+        )
+    }
+}
+
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct Task {
     pub(crate) function: String,
     /// The object's key below `input/`.

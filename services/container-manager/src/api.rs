@@ -13,11 +13,12 @@ use proto::parse;
 use tokio::io::AsyncReadExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
-use units::{CpuTime, FunctionName, SessionId};
+use units::{FunctionName, SessionId};
 
 use crate::intake::Registry;
 use crate::journal::JournalError;
 use crate::layout::TaskKey;
+use crate::meter::Progress;
 use crate::node::Node;
 use crate::scaler::ScalerConfig;
 use crate::settings::{Setting, SettingError};
@@ -70,9 +71,10 @@ impl Api {
                 });
                 tasks.len() - 1
             });
-            tasks[place]
-                .attempts
-                .insert(0, wire_attempt(&attempt, self.node.meter.billed(attempt.session)));
+            tasks[place].attempts.insert(
+                0,
+                wire_attempt(&attempt, self.node.meter.progress(attempt.session)),
+            );
         }
         tasks
     }
@@ -129,6 +131,10 @@ impl ContainerService for Api {
             running_tasks: view.running_tasks,
             image_digest: view.info.image_digest,
             restriction: view.restriction.to_string(),
+            max_millicores: view.max.millicores(),
+            policy: view.policy.to_string(),
+            cpu_time_us: view.stat.usage.total.micros(),
+            throttled_us: view.stat.throttled().micros(),
         };
         let containers = self.node.meter.containers().into_iter().map(container).collect();
         Ok(Response::new(wire::ListContainersResponse { containers }))
@@ -295,8 +301,8 @@ fn state(attempt: &Attempt) -> wire::TaskState {
 }
 
 /// `running` is the meter of an attempt that has not ended.
-fn wire_attempt(attempt: &Attempt, running: Option<CpuTime>) -> wire::Attempt {
-    let cost_so_far = || attempt.licence()?.price.cost(running?);
+fn wire_attempt(attempt: &Attempt, running: Option<Progress>) -> wire::Attempt {
+    let cost_so_far = || attempt.licence()?.price.cost(running?.billed);
     let amount = attempt
         .bill()
         .map(|bill| bill.amount)
@@ -305,9 +311,17 @@ fn wire_attempt(attempt: &Attempt, running: Option<CpuTime>) -> wire::Attempt {
     let cpu_time = attempt
         .ending()
         .map(|ending| ending.usage.total)
-        .or(running)
+        .or(running.map(|running| running.billed))
         .unwrap_or_default();
     let (run, ending) = (attempt.run(), attempt.ending());
+    let throttled_so_far = || {
+        let before = run?.throttled_before;
+        Some(running?.container_throttled.saturating_sub(before))
+    };
+    let throttled = ending
+        .map(|ending| ending.usage.throttled)
+        .or_else(throttled_so_far)
+        .unwrap_or_default();
     wire::Attempt {
         number: attempt.licence().map_or(0, |licence| licence.attempt),
         session_id: attempt.session.to_string(),
@@ -319,6 +333,6 @@ fn wire_attempt(attempt: &Attempt, running: Option<CpuTime>) -> wire::Attempt {
         cpu_time_us: cpu_time.micros(),
         amount_halfords: amount.halfords(),
         reason: ending.map(|ending| ending.how.reason()).unwrap_or_default(),
-        throttled_us: ending.map_or(0, |ending| ending.usage.throttled.micros()),
+        throttled_us: throttled.micros(),
     }
 }

@@ -139,7 +139,7 @@ async fn start(
             image: container.record().image_digest.clone(),
         },
         session,
-        throttled_before: throttled(container)?,
+        throttled_before: container.group().cpu_stat()?.throttled(),
     };
     // Journalled before the script can start: after a crash, whatever runs in this cgroup is known.
     attempt.state = State::Running {
@@ -386,7 +386,8 @@ fn usage(
         error!(error = %Chain(&err), "final meter reading failed");
         crate::cgroup::CpuUsage::default()
     });
-    let throttled = throttled(container).unwrap_or(run.throttled_before);
+    let stat = container.group().cpu_stat();
+    let throttled = stat.map_or(run.throttled_before, |stat| stat.throttled());
     CpuUsage {
         billed: match billing {
             Billing::Used => read.total,
@@ -397,14 +398,6 @@ fn usage(
         system: read.system,
         throttled: throttled.saturating_sub(run.throttled_before),
     }
-}
-
-/// Time that the container's limit has kept from it so far.
-fn throttled(container: &WarmContainer) -> Result<CpuTime, CgroupError> {
-    let throttled = container.group().cpu_stat()?.throttled_time;
-    Ok(CpuTime::from_micros(
-        u64::try_from(throttled.as_micros()).unwrap_or(u64::MAX),
-    ))
 }
 
 fn fault(at: Timestamp, what: String) -> Ending {

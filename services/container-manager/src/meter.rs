@@ -21,13 +21,13 @@ use units::{
     ContainerId, CpuTime, FunctionName, Grant, MilliCores, Restriction, SessionId, Timestamp, UserName,
 };
 
-use crate::cgroup::{ContainerGroup, TaskGroup};
+use crate::cgroup::{CgroupError, ContainerGroup, CpuStat, TaskGroup};
 use crate::credit::{Credit, CreditError, SessionState, Usage};
 use crate::journal::JournalError;
 use crate::recorder::Recorder;
 use crate::recording::Record;
 use crate::scaler::headroom::{self, Demand};
-use crate::scaler::{ScalerConfig, Wishes};
+use crate::scaler::{PolicyName, ScalerConfig, Wishes};
 use crate::task::Licence;
 
 use live::{LiveContainer, LiveTask};
@@ -66,9 +66,20 @@ pub struct ContainerView {
     pub id: ContainerId,
     pub info: ContainerInfo,
     pub allocation: MilliCores,
+    pub max: MilliCores,
+    pub policy: PolicyName,
     pub used: MilliCores,
+    pub stat: CpuStat,
     pub running_tasks: u32,
     pub restriction: Restriction,
+}
+
+/// What a running session has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    pub billed: CpuTime,
+    /// Since its container was made.
+    pub container_throttled: CpuTime,
 }
 
 /// Keeps grants through a crash of the manager.
@@ -144,10 +155,26 @@ impl Meter {
         self.config.capacity
     }
 
-    /// Takes charge of a container's CPU limit.
+    /// Takes charge of a new container's CPU limit.
     pub fn add_container(&self, info: ContainerInfo, group: Arc<dyn ContainerGroup>, wishes: Wishes) {
+        self.add(info, group, wishes, CpuStat::default());
+    }
+
+    /// Takes charge of a container that an earlier manager started. What it did until now is not counted again.
+    pub fn adopt_container(
+        &self,
+        info: ContainerInfo,
+        group: Arc<dyn ContainerGroup>,
+        wishes: Wishes,
+    ) -> Result<(), CgroupError> {
+        let stat = group.cpu_stat()?;
+        self.add(info, group, wishes, stat);
+        Ok(())
+    }
+
+    fn add(&self, info: ContainerInfo, group: Arc<dyn ContainerGroup>, wishes: Wishes, stat: CpuStat) {
         let mut live = self.live();
-        let container = LiveContainer::new(info, group, wishes, &self.scaler());
+        let container = LiveContainer::new(info, group, wishes, &self.scaler(), stat);
         self.recorder.record(container.started());
         live.insert(container.group.id(), container);
         self.wake.notify_one();
@@ -163,9 +190,13 @@ impl Meter {
         self.wake.notify_one();
     }
 
+    /// Lets go of a container in which nothing runs any more.
     pub fn remove_container(&self, id: ContainerId) {
         let mut live = self.live();
-        if live.remove(&id).is_some() {
+        if let Some(mut container) = live.remove(&id) {
+            if let Ok(stat) = container.group.cpu_stat() {
+                container.count(stat);
+            }
             self.recorder.record(Record::ContainerEnded { container: id });
         }
         self.wake.notify_one();
@@ -216,7 +247,10 @@ impl Meter {
             id: *id,
             info: container.info.clone(),
             allocation: container.allocation,
+            max: container.scaler.limits().max,
+            policy: container.scaler.policy(),
             used: container.used,
+            stat: container.stat,
             running_tasks: u32::try_from(container.tasks.len()).unwrap_or(u32::MAX),
             restriction: container.restriction,
         };
@@ -235,12 +269,14 @@ impl Meter {
         task.is_some_and(|task| *task.signal.borrow() == Signal::Freeze)
     }
 
-    /// What a running session is charged for by now; `None` if it does not run here.
-    pub fn billed(&self, session: SessionId) -> Option<CpuTime> {
-        self.live()
-            .values()
-            .find_map(|container| container.tasks.get(&session))
-            .map(LiveTask::billed)
+    /// What a running session has come to by now; `None` if it does not run here.
+    pub fn progress(&self, session: SessionId) -> Option<Progress> {
+        self.live().values().find_map(|container| {
+            container.tasks.get(&session).map(|task| Progress {
+                billed: task.billed(),
+                container_throttled: container.stat.throttled(),
+            })
+        })
     }
 
     /// Meters until shutdown.

@@ -124,7 +124,8 @@ impl WarmContainer {
             }
         };
         info!(container_id = %id, %function, %user, image = record.image_digest, "container started");
-        Ok(Self::metered(node, group, handle, record, uid))
+        node.meter.add_container(record.info(), group.clone(), record.cpu);
+        Ok(Self::new(group, handle, record, uid))
     }
 
     /// Takes over a container of an earlier manager; `None` if it does not run any more.
@@ -139,23 +140,17 @@ impl WarmContainer {
         };
         let group = node.cgroups.open_container(id)?;
         info!(container_id = %id, function = %record.function, "container adopted");
-        Ok(Some(Self::metered(node, group, handle, record, uid)))
+        node.meter
+            .adopt_container(record.info(), group.clone(), record.cpu)?;
+        Ok(Some(Self::new(group, handle, record, uid)))
     }
 
-    fn metered(
-        node: &Node,
+    fn new(
         group: Arc<dyn ContainerGroup>,
         handle: Arc<dyn Container>,
         record: Record,
         uid: UidLease,
     ) -> Arc<Self> {
-        let info = ContainerInfo {
-            function: record.function.clone(),
-            user: record.user.clone(),
-            image_digest: record.image_digest.clone(),
-            started_at: record.started_at,
-        };
-        node.meter.add_container(info, group.clone(), record.cpu);
         Arc::new(Self {
             group,
             handle,
@@ -201,15 +196,28 @@ impl WarmContainer {
     /// Stops the container and takes away all that belonged to it.
     pub async fn stop(&self, node: &Node, why: &str) {
         info!(container_id = %self.id(), why, "container stopped");
-        node.meter.remove_container(self.id());
         if let Err(err) = self.handle.kill() {
             warn!(container_id = %self.id(), error = %err, "launcher not killed, its cgroup is");
         }
+        if let Err(err) = self.group.kill_all(STOP_TIMEOUT).await {
+            warn!(container_id = %self.id(), error = %Chain(&err), "container not emptied");
+        }
+        // Its share of the node is free only now.
+        node.meter.remove_container(self.id());
         destroy(node, self.id()).await;
     }
 }
 
 impl Record {
+    fn info(&self) -> ContainerInfo {
+        ContainerInfo {
+            function: self.function.clone(),
+            user: self.user.clone(),
+            image_digest: self.image_digest.clone(),
+            started_at: self.started_at,
+        }
+    }
+
     const FILE: &str = "container.json";
 
     fn write(&self, folder: &Path) -> Result<(), WarmError> {

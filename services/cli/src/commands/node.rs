@@ -1,16 +1,19 @@
 //! `gridfaas node`
 
 use clap::Subcommand;
-use proto::container::v1::{GetNodeRequest, GetNodeResponse};
+use proto::container::v1::{GetNodeRequest, GetNodeResponse, ListContainersRequest};
 use serde::Serialize;
 
 use crate::output::{Output, Show};
 use crate::stack::{Stack, told};
+use crate::view::{Container, Containers};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
     /// Print the public key that the node's receipts are verified with, in PEM
     Key,
+    /// List the node's containers: what each is given, uses, and was kept from using
+    Containers,
 }
 
 #[derive(Serialize)]
@@ -38,12 +41,17 @@ impl Show for NodeKey {
 }
 
 pub(crate) async fn run(command: NodeCommand, stack: &Stack, output: Output) -> anyhow::Result<()> {
-    let NodeCommand::Key = command;
-    let reply = stack
-        .containers()
-        .await?
-        .get_node(GetNodeRequest {})
-        .await
-        .map_err(told)?;
-    output.show(&NodeKey::from(reply.into_inner()))
+    let mut node = stack.containers().await?;
+    match command {
+        NodeCommand::Key => {
+            let reply = node.get_node(GetNodeRequest {}).await.map_err(told)?;
+            output.show(&NodeKey::from(reply.into_inner()))
+        }
+        NodeCommand::Containers => {
+            let request = ListContainersRequest {};
+            let reply = node.list_containers(request).await.map_err(told)?;
+            let containers = reply.into_inner().containers.into_iter();
+            output.show(&Containers(containers.map(Container::from).collect()))
+        }
+    }
 }

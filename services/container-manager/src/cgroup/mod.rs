@@ -142,6 +142,13 @@ pub struct CpuStat {
     pub throttled_time: Duration,
 }
 
+impl CpuStat {
+    /// [`Self::throttled_time`], down to the microsecond.
+    pub fn throttled(&self) -> CpuTime {
+        CpuTime::from_micros(u64::try_from(self.throttled_time.as_micros()).unwrap_or(u64::MAX))
+    }
+}
+
 /// How often a limit struck.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LimitEvents {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use metrics::counter;
 use service_kit::Chain;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -20,6 +21,9 @@ use crate::scaler::{Sample, Scaler, ScalerConfig, Wishes};
 /// What is shown as a container's use is averaged over this long.
 const USED_OVER: Duration = Duration::from_secs(1);
 
+/// Of all containers, since this process began to meter them.
+const CPU_METRIC: &str = "gridfaas_container_cpu_microseconds_total";
+const THROTTLED_METRIC: &str = "gridfaas_container_throttled_microseconds_total";
 /// The recording hears of a container at least this often.
 const SAMPLE_PAUSE: Duration = Duration::from_millis(100);
 
@@ -36,7 +40,7 @@ pub(super) struct LiveContainer {
     pub(super) read_at: Option<Instant>,
     pub(super) tasks: BTreeMap<SessionId, LiveTask>,
     /// As last read.
-    stat: CpuStat,
+    pub(super) stat: CpuStat,
     /// When a sample was last recorded, and the restriction it told.
     recorded: Option<(Instant, Restriction)>,
 }
@@ -71,6 +75,7 @@ impl LiveContainer {
         group: Arc<dyn ContainerGroup>,
         wishes: Wishes,
         rules: &ScalerConfig,
+        stat: CpuStat,
     ) -> Self {
         Self {
             info,
@@ -83,7 +88,7 @@ impl LiveContainer {
             used_since: None,
             read_at: None,
             tasks: BTreeMap::new(),
-            stat: CpuStat::default(),
+            stat,
             recorded: None,
         }
     }
@@ -125,7 +130,7 @@ impl LiveContainer {
             used_us: self.stat.usage.total,
             nr_periods: self.stat.nr_periods,
             nr_throttled: self.stat.nr_throttled,
-            throttled_us: micros(self.stat.throttled_time),
+            throttled_us: self.stat.throttled().micros(),
             allocation_millicores: self.allocation,
             restriction: self.restriction,
         }
@@ -149,6 +154,17 @@ impl LiveContainer {
             self.used_since = Some((now, total));
         }
         Ok(())
+    }
+
+    /// Takes in a new reading, for the metrics as well.
+    pub(super) fn count(&mut self, stat: CpuStat) {
+        let before = std::mem::replace(&mut self.stat, stat);
+        for (name, before, now) in [
+            (CPU_METRIC, before.usage.total, stat.usage.total),
+            (THROTTLED_METRIC, before.throttled(), stat.throttled()),
+        ] {
+            counter!(name).increment(now.saturating_sub(before).micros());
+        }
     }
 
     /// Tells every task what it may do. Returns whether a restriction changed.
@@ -214,7 +230,7 @@ impl LiveContainer {
     pub(super) fn desired(&mut self, now: Instant) -> MilliCores {
         let desired = match self.group.cpu_stat() {
             Ok(stat) => {
-                self.stat = stat;
+                self.count(stat);
                 self.scaler.on_sample(&Sample {
                     at: now,
                     stat,
@@ -229,8 +245,4 @@ impl LiveContainer {
             Restriction::Throttle | Restriction::Stop => desired.min(self.scaler.limits().floor()),
         }
     }
-}
-
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
