@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use rusqlite_migration::{M, Migrations};
-use service_kit::database::{self, DatabaseError, Lock};
+use service_kit::database::{self, ChangeError, DatabaseError, GroupCommit, WriterEnded};
 use units::{CpuTime, FunctionName, Grant, SessionId};
 
 use crate::layout::TaskKey;
@@ -32,7 +32,7 @@ const SCHEMA: &[M<'_>] = &[M::up(
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     #[error("failed to write or read the journal")]
-    Database(#[from] rusqlite::Error),
+    Database(#[from] Arc<rusqlite::Error>),
     #[error(
         "the journal's entry for attempt {session} cannot be read (hint: it may be from another version)"
     )]
@@ -41,64 +41,73 @@ pub enum JournalError {
         #[source]
         err: serde_json::Error,
     },
-    #[error("the journal's thread ended")]
-    Gone,
+    #[error(transparent)]
+    Ended(#[from] WriterEnded),
+}
+
+impl From<rusqlite::Error> for JournalError {
+    fn from(err: rusqlite::Error) -> Self {
+        Self::Database(Arc::new(err))
+    }
+}
+
+impl ChangeError for JournalError {
+    fn is_of_database(&self) -> bool {
+        matches!(self, Self::Database(_))
+    }
 }
 
 /// Attempts by session. Sessions are version 7 UUIDs, so their order is the order of the claims.
 #[derive(Clone, Debug)]
 pub struct Journal {
-    inner: Arc<Inner>,
-}
-
-#[derive(Debug)]
-struct Inner {
-    connection: Mutex<Connection>,
-    _lock: Lock,
+    writer: Arc<GroupCommit>,
 }
 
 impl Journal {
     pub fn open(path: &Path) -> Result<Self, DatabaseError> {
         let (connection, lock) = database::open(path, &Migrations::from_slice(SCHEMA))?;
+        let writer =
+            GroupCommit::start("journal", connection, lock).map_err(|err| DatabaseError::Writer {
+                path: path.to_owned(),
+                err,
+            })?;
         Ok(Self {
-            inner: Arc::new(Inner {
-                connection: Mutex::new(connection),
-                _lock: lock,
-            }),
+            writer: Arc::new(writer),
         })
     }
 
     /// Writes the state an attempt is in now; on disk when this returns.
     pub async fn record(&self, attempt: &Attempt) -> Result<(), JournalError> {
         let attempt = attempt.clone();
-        self.with(move |connection| {
-            let entry = |err| JournalError::Entry {
-                session: attempt.session.to_string(),
-                err,
-            };
-            let body = serde_json::to_string(&attempt).map_err(entry)?;
-            connection
-                .prepare_cached(
-                    "INSERT INTO attempts (session, function, object_key, task, over, body)
+        self.writer
+            .write(move |connection| {
+                let entry = |err| JournalError::Entry {
+                    session: attempt.session.to_string(),
+                    err,
+                };
+                let body = serde_json::to_string(&attempt).map_err(entry)?;
+                connection
+                    .prepare_cached(
+                        "INSERT INTO attempts (session, function, object_key, task, over, body)
                      VALUES (?1, ?2, ?3, ?4, ?5, ?6)
                      ON CONFLICT (session) DO UPDATE SET task = ?4, over = ?5, body = ?6",
-                )?
-                .execute(params![
-                    attempt.session.to_string(),
-                    attempt.function.as_str(),
-                    attempt.key.as_str(),
-                    attempt.licence().map(|licence| licence.task.to_string()),
-                    attempt.is_over(),
-                    body
-                ])?;
-            Ok(())
-        })
-        .await
+                    )?
+                    .execute(params![
+                        attempt.session.to_string(),
+                        attempt.function.as_str(),
+                        attempt.key.as_str(),
+                        attempt.licence().map(|licence| licence.task.to_string()),
+                        attempt.is_over(),
+                        body
+                    ])?;
+                Ok(())
+            })
+            .await
     }
 
     /// What is left of the grants of the attempts that are not over: the smallest that was ever reported.
     pub async fn lowered(&self) -> Result<HashMap<SessionId, Grant>, JournalError> {
-        self.with(|connection| {
+        self.writer.write(|connection| {
             let mut statement = connection.prepare(
                 "SELECT session, throttle_at_us, stop_at_us FROM attempts WHERE over = 0 AND stop_at_us IS NOT NULL",
             )?;
@@ -123,25 +132,27 @@ impl Journal {
 
     /// Forgets an attempt that came to nothing: another node was first, or there were no funds.
     pub async fn forget(&self, session: SessionId) -> Result<(), JournalError> {
-        self.with(move |connection| {
-            connection
-                .prepare_cached("DELETE FROM attempts WHERE session = ?1")?
-                .execute([session.to_string()])?;
-            Ok(())
-        })
-        .await
+        self.writer
+            .write(move |connection| {
+                connection
+                    .prepare_cached("DELETE FROM attempts WHERE session = ?1")?
+                    .execute([session.to_string()])?;
+                Ok(())
+            })
+            .await
     }
 
     /// The attempts that are not over, oldest first.
     pub async fn under_way(&self) -> Result<Vec<Attempt>, JournalError> {
-        self.with(|connection| {
-            select(
-                connection,
-                "SELECT session, body FROM attempts WHERE over = 0 ORDER BY session",
-                [],
-            )
-        })
-        .await
+        self.writer
+            .write(|connection| {
+                select(
+                    connection,
+                    "SELECT session, body FROM attempts WHERE over = 0 ORDER BY session",
+                    [],
+                )
+            })
+            .await
     }
 
     /// The newest attempts, newest first; of one function if given.
@@ -150,7 +161,7 @@ impl Journal {
         function: Option<FunctionName>,
         limit: u32,
     ) -> Result<Vec<Attempt>, JournalError> {
-        self.with(move |connection| {
+        self.writer.write(move |connection| {
             select(
                 connection,
                 "SELECT session, body FROM attempts WHERE ?1 IS NULL OR function = ?1 ORDER BY session DESC LIMIT ?2",
@@ -167,52 +178,41 @@ impl Journal {
         key: &TaskKey,
     ) -> Result<Option<Attempt>, JournalError> {
         let (function, key) = (function.clone(), key.clone());
-        self.with(move |connection| {
-            connection
-                .prepare_cached(
-                    "SELECT session, body FROM attempts WHERE function = ?1 AND object_key = ?2
+        self.writer
+            .write(move |connection| {
+                connection
+                    .prepare_cached(
+                        "SELECT session, body FROM attempts WHERE function = ?1 AND object_key = ?2
                      ORDER BY session DESC LIMIT 1",
-                )?
-                .query_row([function.as_str(), key.as_str()], raw)
-                .optional()?
-                .map(decode)
-                .transpose()
-        })
-        .await
-    }
-
-    async fn with<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Connection) -> Result<T, JournalError> + Send + 'static,
-    ) -> Result<T, JournalError> {
-        let inner = self.inner.clone();
-        let done = tokio::task::spawn_blocking(move || {
-            // SQLite rolls back what a panic interrupted, so a poisoned lock guards no broken state.
-            work(&inner.connection.lock().unwrap_or_else(PoisonError::into_inner))
-        });
-        done.await.map_err(|_| JournalError::Gone)?
+                    )?
+                    .query_row([function.as_str(), key.as_str()], raw)
+                    .optional()?
+                    .map(decode)
+                    .transpose()
+            })
+            .await
     }
 }
 
 #[async_trait]
 impl GrantBook for Journal {
     async fn lower(&self, grants: Vec<(SessionId, Grant)>) -> Result<(), JournalError> {
-        self.with(move |connection| {
-            let transaction = connection.unchecked_transaction()?;
-            for (session, grant) in grants {
-                transaction
-                    .prepare_cached(
-                        "UPDATE attempts SET throttle_at_us = ?2, stop_at_us = ?3 WHERE session = ?1",
-                    )?
-                    .execute(params![
-                        session.to_string(),
-                        grant.throttle_at.micros().cast_signed(),
-                        grant.stop_at.micros().cast_signed()
-                    ])?;
-            }
-            Ok(transaction.commit()?)
-        })
-        .await
+        self.writer
+            .write(move |connection| {
+                for (session, grant) in grants {
+                    connection
+                        .prepare_cached(
+                            "UPDATE attempts SET throttle_at_us = ?2, stop_at_us = ?3 WHERE session = ?1",
+                        )?
+                        .execute(params![
+                            session.to_string(),
+                            grant.throttle_at.micros().cast_signed(),
+                            grant.stop_at.micros().cast_signed()
+                        ])?;
+                }
+                Ok(())
+            })
+            .await
     }
 }
 

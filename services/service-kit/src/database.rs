@@ -1,10 +1,14 @@
 //! SQLite as both services use it: durable, one writer, one process.
 
+mod group;
+
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 use rusqlite_migration::Migrations;
+
+pub use group::{ChangeError, GroupCommit, WriterEnded};
 
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {
@@ -21,6 +25,12 @@ pub enum DatabaseError {
         path: PathBuf,
         #[source]
         err: rusqlite::Error,
+    },
+    #[error("failed to start the writer of `{path}`")]
+    Writer {
+        path: PathBuf,
+        #[source]
+        err: std::io::Error,
     },
     #[error("failed to bring `{path}` to the present schema (hint: it may be from a newer version)")]
     Migrate {

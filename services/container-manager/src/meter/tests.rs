@@ -1,5 +1,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use service_kit::database::WriterEnded;
+
 use super::*;
 use crate::cgroup::fake::FakeCpuController;
 use crate::cgroup::{ContainerLimits, CpuController as _, TaskLimits};
@@ -18,7 +20,7 @@ struct Book {
 impl GrantBook for Book {
     async fn lower(&self, grants: Vec<(SessionId, Grant)>) -> Result<(), JournalError> {
         if self.is_full.load(Ordering::SeqCst) {
-            return Err(JournalError::Gone);
+            return Err(WriterEnded.into());
         }
         let grants = grants.into_iter().map(|(_, grant)| grant);
         self.lowered.lock().unwrap().extend(grants);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use http::{HeaderMap, StatusCode, header};
 use s3s::{S3Error, S3ErrorCode, StdError};
 use service_kit::Chain;
-use service_kit::database::DatabaseError;
+use service_kit::database::{ChangeError, DatabaseError, WriterEnded};
 
 pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -67,6 +67,18 @@ pub enum Error {
     Lost(i64),
     #[error("the store has stopped")]
     Stopped,
+}
+
+impl From<WriterEnded> for Error {
+    fn from(_: WriterEnded) -> Self {
+        Self::Stopped
+    }
+}
+
+impl ChangeError for Error {
+    fn is_of_database(&self) -> bool {
+        matches!(self, Self::Index(_))
+    }
 }
 
 impl From<rusqlite::Error> for Error {

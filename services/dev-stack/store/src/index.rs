@@ -1,18 +1,14 @@
-//! The index: which objects exist. One thread writes, any number of readers see the last commit.
-//!
-//! Changes that arrive while a commit is under way share the next one (group commit), so a burst of small objects
-//! costs one flush of the disk instead of one each. Every change has a savepoint of its own and fails alone.
+//! The index: which objects exist. One thread writes, in groups; any number of readers see the last commit.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use rusqlite::{Connection, Savepoint, TransactionBehavior};
+use rusqlite::Connection;
 use rusqlite_migration::{M, Migrations};
-use service_kit::database;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use service_kit::database::{self, DatabaseError, GroupCommit};
+use tokio::sync::broadcast;
 
 use crate::Created;
 use crate::blobs::{Blobs, NewBlob};
@@ -20,25 +16,16 @@ use crate::error::{Error, Result};
 
 const SCHEMA: &[M<'_>] = &[M::up(include_str!("schema.sql"))];
 
-/// Changes that may wait for the writer; more than the connections a server holds, so nobody waits twice.
-const QUEUE_MAX: usize = 1024;
-/// Changes in one commit: enough to share the flush, few enough that the first need not wait long for the last.
-const BATCH_MAX: usize = 128;
 /// Connections kept for later readers; further ones are closed after use.
 const READERS_IDLE_MAX: usize = 8;
 /// More than the distinct statements of this crate, so none is parsed twice.
 const STATEMENTS_MAX: usize = 64;
 
-/// Runs a change in its savepoint and returns what is to happen once the commit has succeeded or failed.
-type Job = Box<dyn FnOnce(Savepoint<'_>) -> Settle + Send>;
-type Settle = Box<dyn FnOnce(&Result<(), Arc<rusqlite::Error>>)>;
-
 pub(crate) struct Index {
     path: PathBuf,
     blobs: Blobs,
     created: broadcast::Sender<Created>,
-    jobs: Option<mpsc::Sender<Job>>,
-    writer: Option<JoinHandle<()>>,
+    writer: GroupCommit,
     readers: Arc<Mutex<Vec<Connection>>>,
 }
 
@@ -76,30 +63,21 @@ impl Index {
     /// another store has open is refused.
     pub(crate) fn open(root: &Path, blobs: Blobs, created: broadcast::Sender<Created>) -> Result<Self> {
         let path = root.join("index.sqlite");
-        let (mut conn, lock) = database::open(&path, &Migrations::from_slice(SCHEMA))?;
+        let (conn, lock) = database::open(&path, &Migrations::from_slice(SCHEMA))?;
         conn.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
         let swept = blobs.sweep(&blobs_named(&conn)?)?;
         if swept > 0 {
             tracing::info!(swept, "removed the bytes of uploads that were cut off");
         }
-        let (jobs, queue) = mpsc::channel(QUEUE_MAX);
-        let writer = thread::Builder::new()
-            .name("store-index".to_owned())
-            .spawn(move || {
-                // The root stays locked until the last change is written, even if that outlives the store.
-                let _lock = lock;
-                write_all(&mut conn, queue);
-            })
-            .map_err(|err| Error::File {
-                path: path.clone(),
-                err,
-            })?;
+        let writer = GroupCommit::start("store-index", conn, lock).map_err(|err| DatabaseError::Writer {
+            path: path.clone(),
+            err,
+        })?;
         Ok(Self {
             path,
             blobs,
             created,
-            jobs: Some(jobs),
-            writer: Some(writer),
+            writer,
             readers: Arc::default(),
         })
     }
@@ -110,29 +88,17 @@ impl Index {
         T: Send + 'static,
         F: FnOnce(&mut Change<'_>) -> Result<T> + Send + 'static,
     {
-        let (reply, answer) = oneshot::channel();
         let (blobs, feed) = (self.blobs.clone(), self.created.clone());
-        let job: Job = Box::new(move |savepoint| {
-            let (result, effects) = attempt(savepoint, change);
-            Box::new(move |committed| {
-                let result = match (result, committed) {
-                    // The cause, of which the commit that failed is a consequence.
-                    (Err(Error::Index(err)), _) => Err(Error::Index(err)),
-                    // A refusal, too, was judged by what earlier changes of the batch did, so it falls with them.
-                    (_, Err(err)) => Err(Error::Index(err.clone())),
-                    (result, Ok(())) => result,
-                };
-                let done = result.is_ok();
-                // Nobody listens when the client has gone; the change holds all the same.
-                let _ = reply.send(result);
-                if done {
-                    effects.apply(&blobs, &feed);
-                }
-            })
-        });
-        let jobs = self.jobs.as_ref().ok_or(Error::Stopped)?;
-        jobs.send(job).await.map_err(|_| Error::Stopped)?;
-        answer.await.map_err(|_| Error::Stopped)?
+        let change = move |conn: &Connection| {
+            let mut under_way = Change {
+                conn,
+                effects: Effects::default(),
+            };
+            let value = change(&mut under_way)?;
+            let effects = under_way.effects;
+            Ok((value, move || effects.apply(&blobs, &feed)))
+        };
+        self.writer.write_then(change).await
     }
 
     /// Reads one consistent state of the index.
@@ -163,18 +129,6 @@ impl Index {
     }
 }
 
-impl Drop for Index {
-    /// Waits for the changes under way, so that the root can be opened again at once.
-    fn drop(&mut self) {
-        self.jobs = None;
-        if let Some(writer) = self.writer.take()
-            && writer.join().is_err()
-        {
-            tracing::error!("the writer of the index panicked");
-        }
-    }
-}
-
 impl Effects {
     fn apply(self, blobs: &Blobs, feed: &broadcast::Sender<Created>) {
         self.stored.into_iter().for_each(NewBlob::keep);
@@ -184,49 +138,6 @@ impl Effects {
         }
         self.removed.iter().for_each(|name| blobs.remove(name));
     }
-}
-
-fn attempt<T, F>(savepoint: Savepoint<'_>, change: F) -> (Result<T>, Effects)
-where
-    F: FnOnce(&mut Change<'_>) -> Result<T>,
-{
-    let mut under_way = Change {
-        conn: &savepoint,
-        effects: Effects::default(),
-    };
-    let result = change(&mut under_way);
-    let effects = under_way.effects;
-    // A savepoint that is dropped without a commit rolls back.
-    let result = result.and_then(|value| Ok(savepoint.commit().map(|()| value)?));
-    (result, effects)
-}
-
-fn write_all(conn: &mut Connection, mut queue: mpsc::Receiver<Job>) {
-    let mut batch = Vec::with_capacity(BATCH_MAX);
-    while queue.blocking_recv_many(&mut batch, BATCH_MAX) > 0 {
-        let mut settles = Vec::with_capacity(batch.len());
-        let committed = write_batch(conn, batch.drain(..), &mut settles).map_err(Arc::new);
-        for settle in settles {
-            settle(&committed);
-        }
-    }
-}
-
-fn write_batch(
-    conn: &mut Connection,
-    batch: impl Iterator<Item = Job>,
-    settles: &mut Vec<Settle>,
-) -> rusqlite::Result<()> {
-    let mut transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    for job in batch {
-        settles.push(job(transaction.savepoint()?));
-        // A full disk can make SQLite roll back everything. A savepoint would then be a transaction of its own, and
-        // commit by itself what is about to be reported as failed.
-        if transaction.is_autocommit() {
-            break;
-        }
-    }
-    transaction.commit()
 }
 
 fn blobs_named(conn: &Connection) -> Result<HashSet<String>> {
@@ -248,8 +159,6 @@ fn reader(path: &Path) -> Result<Connection> {
 
 #[cfg(test)]
 mod tests {
-    use futures::future::join_all;
-
     use super::*;
 
     fn open(root: &Path) -> Index {
@@ -269,28 +178,6 @@ mod tests {
         let count =
             |conn: &Connection| Ok(conn.query_row("SELECT count(*) FROM bucket", [], |row| row.get(0))?);
         index.read(count).await.unwrap()
-    }
-
-    #[tokio::test]
-    async fn a_change_that_fails_takes_nothing_else_of_its_batch_with_it() {
-        let root = tempfile::tempdir().unwrap();
-        let index = open(root.path());
-        let writes = ["a", "b", "a", "c", "b"].map(|name| index.write(insert(name)));
-        let results = join_all(writes).await;
-        assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 3);
-        assert_eq!(count(&index).await, 3);
-    }
-
-    #[tokio::test]
-    async fn an_error_after_the_first_statement_undoes_the_whole_change() {
-        let root = tempfile::tempdir().unwrap();
-        let index = open(root.path());
-        let change = |change: &mut Change<'_>| {
-            insert("a")(change)?;
-            Err::<(), _>(Error::Stopped)
-        };
-        assert!(index.write(change).await.is_err());
-        assert_eq!(count(&index).await, 0);
     }
 
     #[tokio::test]
