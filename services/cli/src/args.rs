@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::commands::{
-    audit, balance, completions, config, function, ledger, logs, node, ps, quote, receipt, results,
-    statement, submit, up, user, version, withdraw,
+    audit, balance, completions, config, experiment, function, ledger, logs, node, ps, quote, receipt,
+    results, statement, submit, up, user, version, withdraw,
 };
 use crate::output::Format;
 
@@ -137,6 +137,9 @@ pub(crate) enum Command {
     /// Show, export, copy and prove the ledger
     #[command(subcommand)]
     Ledger(ledger::LedgerCommand),
+    /// Run experiments and draw what happened
+    #[command(subcommand)]
+    Experiment(experiment::ExperimentCommand),
     /// Prove that the ledger and the wallet agree
     Audit(audit::AuditArgs),
     /// Print completions for a shell
@@ -201,6 +204,7 @@ mod tests {
                 "withdraw",
                 "statement",
                 "ledger",
+                "experiment",
                 "audit",
                 "completions",
                 "version",

@@ -34,6 +34,14 @@ impl Stack {
         })
     }
 
+    /// The stack that runs on a folder.
+    pub(crate) fn on(data_dir: PathBuf) -> Self {
+        Self {
+            data_dir,
+            addresses: Addresses::default(),
+        }
+    }
+
     pub(crate) fn data_dir(&self) -> &PathBuf {
         &self.data_dir
     }

@@ -38,7 +38,7 @@ pub(crate) fn container_manager(
     listen: SocketAddr,
 ) -> anyhow::Result<container_manager::Config> {
     let id = secrets::read_or_make_id(&config.data_dir)?;
-    serde_json::from_value(json!({
+    let settings = serde_json::from_value(json!({
         "node": "local",
         "listen": listen,
         "state_dir": config.data_dir.join("container-manager"),
@@ -56,6 +56,10 @@ pub(crate) fn container_manager(
         // Whoever may write to a bucket here is whoever started the stack, or was let in by them.
         "build_definitions": true,
         "reflection": true,
-    }))
-    .context("the settings of container-manager")
+    }));
+    let settings: container_manager::Config = settings.context("the settings of container-manager")?;
+    Ok(container_manager::Config {
+        scaler: config.scaler.clone(),
+        ..settings
+    })
 }

@@ -11,6 +11,7 @@ use backon::{ConstantBuilder, Retryable as _};
 use chain::{Chain, ChainConfig};
 use container_manager::cgroup::KernelCpuController;
 use container_manager::cgroup::hierarchy::Hierarchies;
+use container_manager::scaler::ScalerConfig;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use service_kit::{Clock as _, Secret, SystemClock};
@@ -57,6 +58,8 @@ pub struct UpConfig {
     pub hold: Duration,
     /// Where the run is written down.
     pub record: Option<PathBuf>,
+    /// How containers are scaled where their function says nothing, and by which constants.
+    pub scaler: ScalerConfig,
 }
 
 impl UpConfig {
@@ -70,6 +73,7 @@ impl UpConfig {
             capacity_millicores: None,
             hold: HOLD,
             record: None,
+            scaler: ScalerConfig::default(),
         }
     }
 }

@@ -54,6 +54,28 @@ pub struct Experiment {
     /// The same again with something else, to be compared.
     #[serde(default)]
     pub variants: Vec<Variant>,
+    #[serde(default)]
+    pub real: Real,
+}
+
+/// What runs the tasks when they are run for real.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Real {
+    /// A folder under `images/`.
+    pub image: String,
+    /// The file that is dropped for each profile, below that folder. A `CORES-SECONDS` needs none.
+    #[serde(default)]
+    pub inputs: BTreeMap<String, String>,
+}
+
+impl Default for Real {
+    fn default() -> Self {
+        Self {
+            image: "stress".to_owned(),
+            inputs: BTreeMap::new(),
+        }
+    }
 }
 
 /// The user's money at the start. Amounts are decimal strings of GRC.

@@ -6,6 +6,8 @@
 
 pub mod csv;
 pub mod experiment;
+pub mod plot;
+pub mod real;
 pub mod summary;
 pub mod virtual_run;
 

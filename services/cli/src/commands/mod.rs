@@ -4,6 +4,7 @@ pub(crate) mod audit;
 pub(crate) mod balance;
 pub(crate) mod completions;
 pub(crate) mod config;
+pub(crate) mod experiment;
 pub(crate) mod function;
 pub(crate) mod ledger;
 pub(crate) mod logs;
@@ -43,6 +44,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Logs(args) => logs::run(args, &stack, output).await.map(done),
         Command::Results(args) => results::run(args, &stack, output).await.map(done),
         Command::Quote(args) => quote::run(args, &stack, output).await.map(done),
+        Command::Experiment(command) => experiment::run(command, output).await.map(done),
         Command::Receipt(command) => receipt::run(command, output),
         Command::Node(command) => node::run(command, &stack, output).await.map(done),
         Command::Config(command) => config::run(command, &stack, output).await.map(done),

@@ -49,7 +49,6 @@ impl UpArgs {
         let usual = Ports::default();
         let port = |told: Option<u16>, usual| told.map_or(usual, Port::Exactly);
         UpConfig {
-            data_dir,
             ports: Ports {
                 s3: port(self.s3_port, usual.s3),
                 container: port(self.container_port, usual.container),
@@ -62,6 +61,7 @@ impl UpArgs {
             capacity_millicores: self.capacity.map(MilliCores::millicores),
             hold: Duration::from_secs(self.hold.into()),
             record: self.record,
+            ..UpConfig::new(data_dir)
         }
     }
 }

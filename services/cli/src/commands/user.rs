@@ -175,7 +175,10 @@ impl SetArgs {
     }
 }
 
-async fn get_user(accounts: &mut AccountServiceClient<Channel>, name: &UserName) -> anyhow::Result<User> {
+pub(super) async fn get_user(
+    accounts: &mut AccountServiceClient<Channel>,
+    name: &UserName,
+) -> anyhow::Result<User> {
     let request = GetUserRequest {
         name: name.to_string(),
     };
@@ -255,7 +258,7 @@ async fn fund(
 }
 
 /// Whether the ledger holds the deposit of a transaction.
-async fn is_credited(
+pub(super) async fn is_credited(
     accounts: &mut AccountServiceClient<Channel>,
     name: &UserName,
     txid: &str,
