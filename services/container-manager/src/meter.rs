@@ -155,12 +155,15 @@ impl Meter {
         self.config.capacity
     }
 
-    /// Takes charge of a new container's CPU limit.
+    /// Takes charge of a new container, in which nothing may run before. When this returns it has its part of the node, and
+    /// others have given way.
     pub fn add_container(&self, info: ContainerInfo, group: Arc<dyn ContainerGroup>, wishes: Wishes) {
-        self.add(info, group, wishes, CpuStat::default());
+        self.add(info, group, wishes, MilliCores::ZERO, CpuStat::default());
+        let _told_by_the_next_look = self.look(Instant::now());
     }
 
-    /// Takes charge of a container that an earlier manager started. What it did until now is not counted again.
+    /// Takes charge of a container that an earlier manager started. Its cap is the one it has, and what it did until now is
+    /// not counted again.
     pub fn adopt_container(
         &self,
         info: ContainerInfo,
@@ -168,13 +171,23 @@ impl Meter {
         wishes: Wishes,
     ) -> Result<(), CgroupError> {
         let stat = group.cpu_stat()?;
-        self.add(info, group, wishes, stat);
+        let quota = group.quota()?;
+        self.add(info, group, wishes, quota, stat);
         Ok(())
     }
 
-    fn add(&self, info: ContainerInfo, group: Arc<dyn ContainerGroup>, wishes: Wishes, stat: CpuStat) {
+    fn add(
+        &self,
+        info: ContainerInfo,
+        group: Arc<dyn ContainerGroup>,
+        wishes: Wishes,
+        allocation: MilliCores,
+        stat: CpuStat,
+    ) {
         let mut live = self.live();
-        let container = LiveContainer::new(info, group, wishes, &self.scaler(), stat);
+        let mut container = LiveContainer::new(info, group, wishes, &self.scaler());
+        container.allocation = allocation;
+        container.stat = stat;
         self.recorder.record(container.started());
         live.insert(container.group.id(), container);
         self.wake.notify_one();
@@ -465,16 +478,15 @@ impl Meter {
                 restricted: container.restriction > Restriction::None,
             })
             .collect();
-        for change in headroom::plan(self.config.capacity, &demands) {
+        let allocatable = self.scaler().allocatable(self.config.capacity);
+        for change in headroom::plan(allocatable, &demands) {
             let Some(container) = live.get_mut(&change.container) else {
                 continue;
             };
-            match container.group.set_quota(change.to) {
-                Ok(()) => {
-                    debug!(container_id = %change.container, from = %container.allocation, to = %change.to, "allocation");
-                    container.allocation = change.to;
-                    self.recorder.record(container.sample(now));
-                }
+            match container.allocate(change.to) {
+                Ok(()) => self.recorder.record(container.sample(now)),
+                // It has nothing any more, and whoever ran it will say so.
+                Err(CgroupError::Gone { .. }) => container.allocation = MilliCores::ZERO,
                 Err(err) => {
                     // A raise that follows could overdraw the node, so it waits for the next look.
                     warn!(container_id = %change.container, error = %Chain(&err), "allocation not changed");

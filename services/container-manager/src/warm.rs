@@ -98,13 +98,14 @@ impl WarmContainer {
             .saturating_mul(u64::from(concurrency))
             .saturating_add(OWN_MEMORY_MIB);
         let limits = ContainerLimits {
-            // The launcher must not be held back: a cold start is waiting for it.
-            cpu: cpu.max,
+            // Until the meter has made room for it.
+            cpu: MilliCores::ZERO,
             memory_bytes_max: memory_mib.saturating_mul(1 << 20),
             pids_max: settings.pids.saturating_mul(concurrency).saturating_add(OWN_PIDS),
         };
         let started = async {
             let group = node.cgroups.create_container(id, limits)?;
+            node.meter.add_container(record.info(), group.clone(), cpu);
             let spec = ContainerSpec {
                 id,
                 folder: node.container_folder(id),
@@ -120,11 +121,11 @@ impl WarmContainer {
             Ok(started) => started,
             Err(err) => {
                 destroy(node, id).await;
+                node.meter.remove_container(id);
                 return Err(err);
             }
         };
         info!(container_id = %id, %function, %user, image = record.image_digest, "container started");
-        node.meter.add_container(record.info(), group.clone(), record.cpu);
         Ok(Self::new(group, handle, record, uid))
     }
 

@@ -237,7 +237,22 @@ fn any_quota_and_weight_can_be_set_again_and_again() {
                 .set_quota(MilliCores::from_millicores(millicores))
                 .unwrap();
         }
-        for weight in [Weight::Lowest, Weight::Lowest, Weight::Normal] {
+        assert_eq!(container.quota().unwrap().millicores(), 137);
+        container.set_quota(MilliCores::ZERO).unwrap();
+        assert_eq!(
+            container.quota().unwrap().millicores(),
+            50,
+            "the kernel's least is a millisecond"
+        );
+        let of = |millicores| Weight::Of(MilliCores::from_millicores(millicores));
+        for weight in [
+            Weight::Lowest,
+            Weight::Lowest,
+            of(0),
+            of(1),
+            of(1000),
+            of(u32::MAX),
+        ] {
             container.set_weight(weight).unwrap();
         }
     });
@@ -574,6 +589,7 @@ async fn cpu_controller_suite(controller: &dyn CpuController) {
     assert_eq!(controller.containers().unwrap(), BTreeSet::from([id]));
     assert_eq!(controller.open_container(id).unwrap().id(), id);
 
+    assert_eq!(container.quota().unwrap(), CONTAINER.cpu);
     let session = SessionId::new();
     assert!(is_gone(container.open_task(session)));
     let task = container.create_task(session, TASK).unwrap();

@@ -29,7 +29,7 @@ pub const DEADLINE: Duration = Duration::from_secs(300);
 pub struct Stack {
     folder: TempDir,
     /// What `gridfaas up` is told.
-    arguments: &'static [&'static str],
+    arguments: Vec<String>,
     up: Option<Child>,
 }
 
@@ -55,7 +55,7 @@ impl Stack {
         Self::start_with(&[])
     }
 
-    pub fn start_with(arguments: &'static [&'static str]) -> Option<Self> {
+    pub fn start_with(arguments: &[&str]) -> Option<Self> {
         if !geteuid().is_root() {
             eprintln!("SKIPPED: containers need root");
             return None;
@@ -63,7 +63,7 @@ impl Stack {
         let folder = tempfile::tempdir().unwrap();
         let mut stack = Self {
             folder,
-            arguments,
+            arguments: arguments.iter().map(ToString::to_string).collect(),
             up: None,
         };
         stack.serve();
@@ -80,7 +80,7 @@ impl Stack {
         let _last_run = fs::remove_file(self.path("endpoints.json"));
         self.up = Some(
             up(self.folder())
-                .args(self.arguments)
+                .args(&self.arguments)
                 .stdout(Stdio::null())
                 .stderr(log)
                 .spawn()

@@ -24,6 +24,15 @@ pub struct FakeCpuController(Arc<Mutex<State>>);
 struct State {
     containers: BTreeMap<ContainerId, FakeContainer>,
     failures: u32,
+    quota_most: MilliCores,
+}
+
+impl State {
+    /// Looks at what all may have together now.
+    fn sum_up(&mut self) {
+        let sum = self.containers.values().map(|container| container.quota).sum();
+        self.quota_most = self.quota_most.max(sum);
+    }
 }
 
 /// What a test may look at or set in one container.
@@ -31,7 +40,7 @@ struct State {
 pub struct FakeContainer {
     pub limits: Option<ContainerLimits>,
     pub quota: MilliCores,
-    pub weight: Weight,
+    pub weight: Option<Weight>,
     pub frozen: bool,
     /// Counters of the launcher, the runner and the tasks already removed.
     pub stat: CpuStat,
@@ -76,6 +85,11 @@ impl FakeCpuController {
         };
         self.task(session, |task| task.usage = usage)
             .expect("the task has a group");
+    }
+
+    /// The most that all containers together were allowed at any moment.
+    pub fn quota_most(&self) -> MilliCores {
+        self.lock().quota_most
     }
 
     /// Takes a container's groups away, as somebody else on the machine might.
@@ -183,6 +197,7 @@ impl CpuController for FakeCpuController {
             let container = state.containers.entry(id).or_default();
             container.limits = Some(limits);
             container.quota = limits.cpu;
+            state.sum_up();
             Ok(())
         })?;
         Ok(Arc::new(ContainerHandle {
@@ -256,15 +271,21 @@ impl ContainerGroup for ContainerHandle {
     }
 
     fn set_quota(&self, cpu: MilliCores) -> Result<(), CgroupError> {
-        self.call(|container| {
-            container.quota = cpu;
+        self.kernel.call(|state| {
+            let container = state.containers.get_mut(&self.id);
+            container.ok_or_else(|| gone(self.id))?.quota = cpu;
+            state.sum_up();
             Ok(())
         })
     }
 
+    fn quota(&self) -> Result<MilliCores, CgroupError> {
+        self.call(|container| Ok(container.quota))
+    }
+
     fn set_weight(&self, weight: Weight) -> Result<(), CgroupError> {
         self.call(|container| {
-            container.weight = weight;
+            container.weight = Some(weight);
             Ok(())
         })
     }

@@ -134,6 +134,10 @@ impl ContainerGroup for KernelContainer {
         self.group.set_quota(cpu)
     }
 
+    fn quota(&self) -> Result<MilliCores, CgroupError> {
+        self.group.quota()
+    }
+
     fn set_weight(&self, weight: Weight) -> Result<(), CgroupError> {
         self.group.set_weight(weight)
     }

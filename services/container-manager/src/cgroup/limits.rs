@@ -10,6 +10,7 @@ use units::MilliCores;
 
 use super::group::Group;
 use super::hierarchy::Home;
+use super::reader::{number, read_once};
 use super::{CgroupError, Weight, is_no_device};
 
 /// As precise as the kernel's default of 100 ms (at most 0.14 % off), but a throttled task wakes after 18 ms instead
@@ -19,9 +20,9 @@ const QUOTA_US_MIN: u32 = 1_000;
 /// Millicores to quota: a core is the whole period.
 const QUOTA_US_PER_MILLICORE: u32 = 20;
 
-/// The kernel's default and minimum, v1 shares and v2 weight.
-const SHARES: (u64, u64) = (1024, 2);
-const WEIGHT: (u64, u64) = (100, 1);
+/// What a core weighs, which is the kernel's default, the least and the most: v1 shares and v2 weight.
+const SHARES: (u64, u64, u64) = (1024, 2, 262_144);
+const WEIGHT: (u64, u64, u64) = (100, 1, 10_000);
 
 impl Group {
     /// Setting the limits is left to cgroups-rs, controller by controller: as a whole it takes a machine with any
@@ -46,12 +47,34 @@ impl Group {
         )
     }
 
+    /// Read by ourselves, as cgroups-rs turns what it cannot read into 0. A group without a cap has all there is.
+    pub(super) fn quota(&self) -> Result<MilliCores, CgroupError> {
+        let dir = self.cpu_dir();
+        let (quota_us, period_us) = if self.hierarchies.cpu.is_v2() {
+            read_once(&dir.join("cpu.max"), |text| {
+                let (quota, period) = text.trim().split_once(' ').ok_or("cpu.max")?;
+                Ok((quota.parse().ok(), number(period, "cpu.max")?))
+            })?
+        } else {
+            let quota = read_once(&dir.join("cpu.cfs_quota_us"), |text| Ok(text.trim().parse().ok()))?;
+            let period = read_once(&dir.join("cpu.cfs_period_us"), |text| {
+                number(text, "cpu.cfs_period_us")
+            })?;
+            (quota, period)
+        };
+        let millicores = |quota: u64| quota.saturating_mul(1000).checked_div(period_us);
+        let millicores = quota_us.and_then(millicores).unwrap_or(u64::MAX);
+        Ok(MilliCores::from_millicores(
+            u32::try_from(millicores).unwrap_or(u32::MAX),
+        ))
+    }
+
     pub(super) fn set_weight(&self, weight: Weight) -> Result<(), CgroupError> {
         let home = &self.hierarchies.cpu;
-        let (normal, lowest) = if home.is_v2() { WEIGHT } else { SHARES };
+        let (core, least, most) = if home.is_v2() { WEIGHT } else { SHARES };
         let value = match weight {
-            Weight::Normal => normal,
-            Weight::Lowest => lowest,
+            Weight::Of(cpu) => (u64::from(cpu.millicores()) * core / 1000).clamp(least, most),
+            Weight::Lowest => least,
         };
         self.limited(home, self.cpu_knobs().set_shares(value))
     }

@@ -99,16 +99,17 @@ fn is_no_device(err: &io::Error) -> bool {
 }
 
 /// A group's part of the CPU while others want it too.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weight {
-    #[default]
-    Normal,
+    /// In proportion to this; a core has the kernel's default.
+    Of(MilliCores),
     /// The least the kernel has: for a container whose account is in debt.
     Lowest,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ContainerLimits {
+    /// The first cap.
     pub cpu: MilliCores,
     pub memory_bytes_max: u64,
     /// Processes and threads. Apptainer needs 24 for itself; below that it fails in odd ways.
@@ -204,6 +205,9 @@ pub trait ContainerGroup: Send + Sync {
     /// Caps the container at `cpu`, from the next 20 ms period on. Idempotent. The kernel's least quota is 1 ms a
     /// period, so less than 50 millicores act as 50.
     fn set_quota(&self, cpu: MilliCores) -> Result<(), CgroupError>;
+
+    /// The cap in force.
+    fn quota(&self) -> Result<MilliCores, CgroupError>;
 
     /// Idempotent.
     fn set_weight(&self, weight: Weight) -> Result<(), CgroupError>;

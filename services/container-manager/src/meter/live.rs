@@ -8,7 +8,7 @@ use metrics::counter;
 use service_kit::Chain;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use units::{Billing, CpuTime, Grant, MilliCores, Restriction, SessionId};
 
 use super::{ContainerInfo, Signal};
@@ -75,7 +75,6 @@ impl LiveContainer {
         group: Arc<dyn ContainerGroup>,
         wishes: Wishes,
         rules: &ScalerConfig,
-        stat: CpuStat,
     ) -> Self {
         Self {
             info,
@@ -88,7 +87,7 @@ impl LiveContainer {
             used_since: None,
             read_at: None,
             tasks: BTreeMap::new(),
-            stat,
+            stat: CpuStat::default(),
             recorded: None,
         }
     }
@@ -193,17 +192,31 @@ impl LiveContainer {
         let changed = hardest != self.restriction;
         if changed {
             info!(container_id = %self.group.id(), from = %self.restriction, to = %hardest, "restriction");
-            let weight = if hardest == Restriction::None {
-                Weight::Normal
-            } else {
-                Weight::Lowest
-            };
-            if let Err(err) = self.group.set_weight(weight) {
-                warn!(error = %Chain(&err), "weight not changed");
-            }
             self.restriction = hardest;
+            self.weigh();
         }
         changed
+    }
+
+    /// Caps it, and gives it as much weight, so that what is short between two looks is shared in the same proportions.
+    pub(super) fn allocate(&mut self, to: MilliCores) -> Result<(), CgroupError> {
+        self.group.set_quota(to)?;
+        debug!(container_id = %self.group.id(), from = %self.allocation, %to, "allocation");
+        self.allocation = to;
+        if self.restriction == Restriction::None {
+            self.weigh();
+        }
+        Ok(())
+    }
+
+    fn weigh(&self) {
+        let weight = match self.restriction {
+            Restriction::None => Weight::Of(self.allocation),
+            Restriction::Throttle | Restriction::Stop => Weight::Lowest,
+        };
+        if let Err(err) = self.group.set_weight(weight) {
+            warn!(error = %Chain(&err), "weight not changed");
+        }
     }
 
     /// Each task's part of the allocation.

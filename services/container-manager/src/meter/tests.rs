@@ -4,10 +4,12 @@ use service_kit::database::WriterEnded;
 
 use super::*;
 use crate::cgroup::fake::FakeCpuController;
-use crate::cgroup::{ContainerLimits, CpuController as _, TaskLimits};
+use crate::cgroup::{ContainerLimits, CpuController as _, TaskLimits, Weight};
 use crate::credit::fake::FakeCredit;
 use crate::credit::{OpenSession, Opened};
 use crate::layout::TaskKey;
+use crate::scaler::GuardianRules;
+use units::{Amount, Billing, CpuPrice, Standing, TaskId};
 
 /// A journal that a test can fill up.
 #[derive(Default)]
@@ -121,4 +123,159 @@ async fn a_smaller_grant_is_booked_before_it_is_reported() {
         meter.send(meter.due()).await.unwrap();
     }
     assert_eq!(booked(), [until(100)]);
+}
+
+/// A container of a user who pays, and the session that says so.
+struct Stormy {
+    id: ContainerId,
+    group: Arc<dyn ContainerGroup>,
+    state: SessionState,
+}
+
+fn node(capacity: MilliCores, scaler: ScalerConfig) -> Arc<Meter> {
+    let second = Duration::from_secs(1);
+    let config = MeterConfig {
+        capacity,
+        scaler,
+        sample: second,
+        report: second,
+    };
+    let book = Arc::new(Book::default());
+    Meter::new(Arc::new(FakeCredit::new()), book, Recorder::default(), config)
+}
+
+/// Everything at once, at random: containers come and go, wake and idle, fall into debt and pay, and the rules change.
+fn storm(seed: u64) {
+    let mut dice = fastrand::Rng::with_seed(seed);
+    let capacity = MilliCores::from_cores(2);
+    let meter = node(capacity, ScalerConfig::default());
+    let cgroups = FakeCpuController::default();
+    let (mut now, mut containers, mut revision) = (Instant::now(), Vec::new(), 0);
+    for _ in 0..300 {
+        match dice.u32(0..12) {
+            0..3 if containers.len() < 10 => containers.push(stormy(&meter, &cgroups, &mut dice)),
+            3 if !containers.is_empty() => {
+                let Stormy { id, .. } = containers.swap_remove(dice.usize(..containers.len()));
+                meter.remove_container(id);
+                cgroups.vanish(id);
+            }
+            4 => {
+                // A group that is gone without a word has nothing any more.
+                if let Some(Stormy { id, .. }) = containers.pop() {
+                    cgroups.vanish(id);
+                }
+            }
+            5 if !containers.is_empty() => {
+                let Stormy { state, .. } = &containers[dice.usize(..containers.len())];
+                revision += 1;
+                let restriction = [Restriction::None, Restriction::Throttle][dice.usize(..2)];
+                meter.on_state(SessionState {
+                    restriction,
+                    revision,
+                    ..state.clone()
+                });
+            }
+            6 => {
+                let policy = [PolicyName::Tracking, PolicyName::Guardian, PolicyName::Fixed][dice.usize(..3)];
+                let rules =
+                    ScalerConfig::new(policy, MilliCores::from_millicores(250), GuardianRules::default());
+                meter.rescale(rules.unwrap());
+            }
+            _ => {
+                for Stormy { group, .. } in &containers {
+                    let (quota, share) = (group.quota().unwrap(), dice.u64(0..=100));
+                    cgroups.container(group.id(), |container| {
+                        let used = quota.over(Duration::from_millis(share));
+                        container.stat.usage.total = container.stat.usage.total.saturating_add(used);
+                        container.stat.nr_periods += 5;
+                        container.stat.nr_throttled += u64::from(share > 90) * 5;
+                    });
+                }
+            }
+        }
+        now += Duration::from_millis(dice.u64(20..200));
+        meter.look(now);
+        assert!(cgroups.quota_most() <= capacity, "seed {seed}");
+        for Stormy { id, group, .. } in &containers {
+            let weight = cgroups.container(*id, |container| container.weight).flatten();
+            let in_debt = meter.live()[id].restriction > Restriction::None;
+            let quota = group.quota().unwrap();
+            let expected = if in_debt {
+                Weight::Lowest
+            } else {
+                Weight::Of(quota)
+            };
+            assert_eq!(weight, Some(expected), "seed {seed}");
+        }
+    }
+}
+
+fn stormy(meter: &Meter, cgroups: &FakeCpuController, dice: &mut fastrand::Rng) -> Stormy {
+    let (id, session) = (ContainerId::new(), SessionId::new());
+    let limits = ContainerLimits {
+        cpu: MilliCores::ZERO,
+        memory_bytes_max: 1 << 30,
+        pids_max: 100,
+    };
+    let group = cgroups.create_container(id, limits).unwrap();
+    let info = ContainerInfo {
+        function: "work".parse().unwrap(),
+        user: "alice".parse().unwrap(),
+        image_digest: String::new(),
+        started_at: Timestamp::default(),
+    };
+    let wishes = Wishes {
+        max: MilliCores::from_millicores(dice.u32(100..=2000)),
+        ..Wishes::default()
+    };
+    meter.add_container(info, group.clone(), wishes);
+    let limits = TaskLimits {
+        memory_bytes_max: 1 << 30,
+        pids_max: 50,
+    };
+    let task = group.create_task(session, limits).unwrap();
+    let state = SessionState {
+        session,
+        standing: Standing::Good,
+        restriction: Restriction::None,
+        may_start: true,
+        grant: Grant::UNLIMITED,
+        balance: Amount::ZERO,
+        revision: 0,
+        ceiling: None,
+        dismissed: false,
+    };
+    let licence = Licence {
+        task: TaskId::new(),
+        user: "alice".parse().unwrap(),
+        attempt: 1,
+        failures: 0,
+        root: TaskId::new(),
+        lineage_cap: None,
+        price: CpuPrice::DEFAULT,
+        billing: Billing::Used,
+        cap_at: None,
+    };
+    let _signal = meter.add_task(id, task, &licence, state.clone());
+    Stormy { id, group, state }
+}
+
+#[test]
+fn whatever_happens_containers_never_have_more_than_the_node_not_even_between_two_changes() {
+    for seed in 0..200 {
+        storm(seed);
+    }
+}
+
+#[test]
+fn overprovisioning_gives_more_than_there_is_and_no_more_than_that() {
+    let rules = ScalerConfig::default().with_overprovisioning(150).unwrap();
+    let meter = node(MilliCores::from_cores(2), rules);
+    let (cgroups, mut dice) = (FakeCpuController::default(), fastrand::Rng::with_seed(1));
+    for _ in 0..10 {
+        stormy(&meter, &cgroups, &mut dice);
+    }
+    let sum: MilliCores = meter.containers().iter().map(|view| view.allocation).sum();
+    assert!(sum > MilliCores::from_cores(2), "{sum}");
+    assert!(cgroups.quota_most() <= MilliCores::from_cores(3));
 }

@@ -33,6 +33,8 @@ const DEFAULT_BOUNDARY: MilliCores = MilliCores::from_millicores(250);
 pub enum RuleError {
     #[error("`{0}` must not be 0")]
     Zero(&'static str),
+    #[error("`overprovisioning_percent` must be from 100 to 1000, and is {0}")]
+    Overprovisioning(u32),
     #[error(
         "`event_timeout_ms` is {timeout_ms}, but {events} events take {needed_ms} ms, so the rule could never act"
     )]
@@ -110,6 +112,7 @@ impl fmt::Display for PolicyName {
 pub struct ScalerConfig {
     policy: PolicyName,
     boundary: MilliCores,
+    overprovisioning_percent: u32,
     guardian: GuardianRules,
 }
 
@@ -124,7 +127,25 @@ impl ScalerConfig {
             policy,
             boundary,
             guardian,
+            ..Self::default()
         })
+    }
+
+    /// Lets containers have more together than the node has, so that what some leave unused is not lost to others.
+    pub fn with_overprovisioning(self, percent: u32) -> Result<Self, RuleError> {
+        if !(100..=1000).contains(&percent) {
+            return Err(RuleError::Overprovisioning(percent));
+        }
+        Ok(Self {
+            overprovisioning_percent: percent,
+            ..self
+        })
+    }
+
+    /// What the containers of a node with this capacity may have together.
+    pub fn allocatable(&self, capacity: MilliCores) -> MilliCores {
+        let millicores = u64::from(capacity.millicores()) * u64::from(self.overprovisioning_percent) / 100;
+        MilliCores::from_millicores(u32::try_from(millicores).unwrap_or(u32::MAX))
     }
 
     pub fn policy(&self) -> PolicyName {
@@ -140,7 +161,7 @@ impl ScalerConfig {
         let config = Self {
             policy: wishes.policy.unwrap_or(self.policy),
             boundary: wishes.boundary.unwrap_or(self.boundary),
-            guardian: self.guardian,
+            ..self.clone()
         };
         let limits = CpuLimits {
             min: wishes.min,
@@ -156,6 +177,7 @@ impl Default for ScalerConfig {
         Self {
             policy: PolicyName::default(),
             boundary: DEFAULT_BOUNDARY,
+            overprovisioning_percent: 100,
             guardian: GuardianRules::default(),
         }
     }
@@ -167,6 +189,7 @@ impl Default for ScalerConfig {
 struct Keys {
     policy: PolicyName,
     boundary_millicores: MilliCores,
+    overprovisioning_percent: u32,
     guardian: GuardianRules,
 }
 
@@ -181,6 +204,7 @@ impl From<ScalerConfig> for Keys {
         Self {
             policy: config.policy,
             boundary_millicores: config.boundary,
+            overprovisioning_percent: config.overprovisioning_percent,
             guardian: config.guardian,
         }
     }
@@ -190,7 +214,8 @@ impl TryFrom<Keys> for ScalerConfig {
     type Error = RuleError;
 
     fn try_from(keys: Keys) -> Result<Self, RuleError> {
-        Self::new(keys.policy, keys.boundary_millicores, keys.guardian)
+        Self::new(keys.policy, keys.boundary_millicores, keys.guardian)?
+            .with_overprovisioning(keys.overprovisioning_percent)
     }
 }
 
@@ -347,6 +372,7 @@ mod tests {
         assert_eq!(guardian.guardian.raise, Raise::Amount);
         for (text, named) in [
             ("boundary_millicores = 0", "`boundary_millicores`"),
+            ("overprovisioning_percent = 99", "`overprovisioning_percent`"),
             ("policy = 'magic'", "`magic`"),
             ("speed = 1", "`speed`"),
             ("[guardian]\nwindow_ms = 0", "`guardian.window_ms`"),

@@ -116,6 +116,10 @@ impl ContainerGroup for Cpu {
         Ok(())
     }
 
+    fn quota(&self) -> Result<MilliCores, CgroupError> {
+        unreachable!("nothing is adopted by its groups here")
+    }
+
     fn set_weight(&self, _weight: Weight) -> Result<(), CgroupError> {
         Ok(())
     }
