@@ -314,7 +314,7 @@ impl Meter {
         shutdown: CancellationToken,
     ) -> Result<(), std::convert::Infallible> {
         loop {
-            let due = self.due();
+            let due = self.due(Instant::now());
             if !due.usages.is_empty()
                 && let Err(err) = self.send(due).await
             {
@@ -393,9 +393,11 @@ impl Meter {
         self.scaler.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is to be reported now. The grants are of the same moment as the revisions that the report names.
-    fn due(&self) -> Due {
-        let live = self.live();
+    /// What is to be reported now. A grant may have come since the last look: the report says that it is enforced, so it
+    /// is, and what was used until then is told with it.
+    fn due(&self, now: Instant) -> Due {
+        let mut live = self.live();
+        enforce(&mut live, now);
         let mut due = Due::default();
         for container in live.values() {
             for (session, task) in &container.tasks {
@@ -449,20 +451,14 @@ impl Meter {
     /// Reads all meters, enforces and scales. Returns whether a report is due now, and when to look again.
     fn look(&self, now: Instant) -> (bool, Duration) {
         let mut live = self.live();
-        let (mut report_due, mut next_look) = (false, self.config.sample);
-        for container in live.values_mut() {
-            match container.read(now) {
-                Ok(()) => {}
-                // The task or container has ended under us; whoever ran it will say so.
-                Err(err) => debug!(error = %Chain(&err), "meter not read"),
-            }
-            report_due |= container.enforce();
-            if let Some(until_mark) = container.until_next_mark() {
-                next_look = next_look.min(until_mark.max(LOOK_MIN));
-                report_due |= until_mark < self.config.report * 2;
-            }
-        }
+        let mut report_due = enforce(&mut live, now);
         self.share(&mut live, now);
+        // At what the containers may use from now on: who was just raised comes to its mark the sooner.
+        let until_mark = live.values().filter_map(LiveContainer::until_next_mark).min();
+        report_due |= until_mark.is_some_and(|until| until < self.config.report * 2);
+        let next_look = until_mark.map_or(self.config.sample, |until| {
+            self.config.sample.min(until.max(LOOK_MIN))
+        });
         (report_due, next_look)
     }
 
@@ -498,6 +494,20 @@ impl Meter {
             self.recorder.record(container.sample(now));
         }
     }
+}
+
+/// Reads all meters and tells every task what it may do. Returns whether a restriction changed.
+fn enforce(live: &mut BTreeMap<ContainerId, LiveContainer>, now: Instant) -> bool {
+    let mut changed = false;
+    for container in live.values_mut() {
+        match container.read(now) {
+            Ok(()) => {}
+            // The task or container has ended under us; whoever ran it will say so.
+            Err(err) => debug!(error = %Chain(&err), "meter not read"),
+        }
+        changed |= container.enforce();
+    }
+    changed
 }
 
 #[cfg(test)]

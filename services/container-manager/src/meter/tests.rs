@@ -37,92 +37,158 @@ fn until(micros: u64) -> Grant {
     }
 }
 
-#[tokio::test]
-async fn a_smaller_grant_is_booked_before_it_is_reported() {
-    let (credit, book) = (Arc::new(FakeCredit::new()), Arc::new(Book::default()));
-    let (function, user): (FunctionName, UserName) = ("work".parse().unwrap(), "alice".parse().unwrap());
-    credit.add_function(&function, &user);
-    credit.say(until(500), Restriction::None, true);
-    let session = SessionId::new();
-    let request = OpenSession {
-        session,
-        function: function.clone(),
-        key: TaskKey::from_name("a").unwrap(),
-        task: None,
-        parent: None,
-        max_amount: None,
-        capacity: MilliCores::ONE_CORE,
-        input_bytes: 0,
-    };
-    let Opened::Licensed { licence, state } = credit.open(&request).await.unwrap() else {
-        panic!("refused");
-    };
-    let second = Duration::from_secs(1);
-    let capacity = MilliCores::ONE_CORE;
-    let meter = Meter::new(
-        credit.clone(),
-        book.clone(),
-        Recorder::default(),
-        MeterConfig {
-            capacity,
-            scaler: ScalerConfig::default(),
-            sample: second,
-            report: second,
-        },
-    );
-    let container_limits = ContainerLimits {
-        cpu: capacity,
-        memory_bytes_max: 1 << 30,
-        pids_max: 100,
-    };
-    let task_limits = TaskLimits {
-        memory_bytes_max: 1 << 30,
-        pids_max: 50,
-    };
-    let (cgroups, container) = (FakeCpuController::default(), ContainerId::new());
-    let group = cgroups.create_container(container, container_limits).unwrap();
-    let task = group.create_task(session, task_limits).unwrap();
-    let info = ContainerInfo {
-        function,
-        user,
-        image_digest: String::new(),
-        started_at: Timestamp::default(),
-    };
-    let wishes = Wishes {
-        max: capacity,
-        ..Wishes::default()
-    };
-    meter.add_container(info, group, wishes);
-    let _signal = meter.add_task(container, task, &licence, state.clone());
-    cgroups.set_cpu_time(session, CpuTime::from_micros(7));
-    meter.look(Instant::now());
+/// One task on a node of one core, with what its meter is told.
+struct OneTask {
+    credit: Arc<FakeCredit>,
+    book: Arc<Book>,
+    cgroups: FakeCpuController,
+    meter: Arc<Meter>,
+    session: SessionId,
+    state: SessionState,
+    signal: watch::Receiver<Signal>,
+}
 
-    let told = |grant, revision| {
-        meter.on_state(SessionState {
+impl OneTask {
+    async fn granted(grant: Grant) -> Self {
+        let (credit, book) = (Arc::new(FakeCredit::new()), Arc::new(Book::default()));
+        let (function, user): (FunctionName, UserName) = ("work".parse().unwrap(), "alice".parse().unwrap());
+        credit.add_function(&function, &user);
+        credit.say(grant, Restriction::None, true);
+        let session = SessionId::new();
+        let request = OpenSession {
+            session,
+            function: function.clone(),
+            key: TaskKey::from_name("a").unwrap(),
+            task: None,
+            parent: None,
+            max_amount: None,
+            capacity: MilliCores::ONE_CORE,
+            input_bytes: 0,
+        };
+        let Opened::Licensed { licence, state } = credit.open(&request).await.unwrap() else {
+            panic!("refused");
+        };
+        let second = Duration::from_secs(1);
+        let capacity = MilliCores::ONE_CORE;
+        let meter = Meter::new(
+            credit.clone(),
+            book.clone(),
+            Recorder::default(),
+            MeterConfig {
+                capacity,
+                scaler: ScalerConfig::default(),
+                sample: second,
+                report: second,
+            },
+        );
+        let container_limits = ContainerLimits {
+            cpu: capacity,
+            memory_bytes_max: 1 << 30,
+            pids_max: 100,
+        };
+        let task_limits = TaskLimits {
+            memory_bytes_max: 1 << 30,
+            pids_max: 50,
+        };
+        let (cgroups, container) = (FakeCpuController::default(), ContainerId::new());
+        let group = cgroups.create_container(container, container_limits).unwrap();
+        let task = group.create_task(session, task_limits).unwrap();
+        let info = ContainerInfo {
+            function,
+            user,
+            image_digest: String::new(),
+            started_at: Timestamp::default(),
+        };
+        let wishes = Wishes {
+            max: capacity,
+            ..Wishes::default()
+        };
+        meter.add_container(info, group, wishes);
+        let signal = meter.add_task(container, task, &licence, state.clone());
+        Self {
+            credit,
+            book,
+            cgroups,
+            meter,
+            session,
+            state,
+            signal,
+        }
+    }
+
+    fn uses(&self, micros: u64) {
+        self.cgroups
+            .set_cpu_time(self.session, CpuTime::from_micros(micros));
+    }
+
+    fn is_told(&self, grant: Grant, revision: u64) {
+        self.meter.on_state(SessionState {
             grant,
             revision,
-            ..state.clone()
+            ..self.state.clone()
         });
-    };
-    let booked = || book.lowered.lock().unwrap().clone();
-    told(until(100), 10);
-    book.is_full.store(true, Ordering::SeqCst);
-    assert!(matches!(
-        meter.send(meter.due()).await,
-        Err(ReportError::Journal(_))
-    ));
-    assert_eq!(credit.reported(), [CpuTime::ZERO], "nothing is given back yet");
-    book.is_full.store(false, Ordering::SeqCst);
-    meter.send(meter.due()).await.unwrap();
-    assert_eq!(credit.reported(), [CpuTime::from_micros(7)]);
+    }
+
+    async fn reports(&self) -> Result<(), ReportError> {
+        self.meter.send(self.meter.due(Instant::now())).await
+    }
+}
+
+#[tokio::test]
+async fn a_smaller_grant_is_booked_before_it_is_reported() {
+    let task = OneTask::granted(until(500)).await;
+    task.uses(7);
+    let booked = || task.book.lowered.lock().unwrap().clone();
+    task.is_told(until(100), 10);
+    task.book.is_full.store(true, Ordering::SeqCst);
+    assert!(matches!(task.reports().await, Err(ReportError::Journal(_))));
+    assert_eq!(
+        task.credit.reported(),
+        [CpuTime::ZERO],
+        "nothing is given back yet"
+    );
+    task.book.is_full.store(false, Ordering::SeqCst);
+    task.reports().await.unwrap();
+    assert_eq!(task.credit.reported(), [CpuTime::from_micros(7)]);
     assert_eq!(booked(), [until(100)]);
 
     // A larger one is nothing to give back, and neither is one that is still larger than what is booked.
     for (micros, revision) in [(900, 20), (300, 30)] {
-        told(until(micros), revision);
-        meter.send(meter.due()).await.unwrap();
+        task.is_told(until(micros), revision);
+        task.reports().await.unwrap();
     }
     assert_eq!(booked(), [until(100)]);
+}
+
+#[tokio::test]
+async fn a_grant_is_enforced_before_it_is_reported() {
+    let task = OneTask::granted(until(500)).await;
+    task.meter.look(Instant::now());
+    task.uses(150);
+    task.is_told(until(100), 10);
+    task.reports().await.unwrap();
+    assert_eq!(*task.signal.borrow(), Signal::Freeze);
+    assert_eq!(task.credit.reported(), [CpuTime::from_micros(150)]);
+}
+
+#[tokio::test]
+async fn who_is_raised_is_looked_at_the_sooner() {
+    let task = OneTask::granted(until(0)).await;
+    let start = Instant::now();
+    task.meter.look(start);
+    let ContainerView { id, allocation, .. } = task.meter.containers()[0].clone();
+    task.cgroups.container(id, |container| {
+        container.stat.usage.total = allocation.over(Duration::from_millis(100));
+        (container.stat.nr_periods, container.stat.nr_throttled) = (5, 5);
+    });
+    task.is_told(until(50_000), 10);
+    let (_, next_look) = task.meter.look(start + Duration::from_millis(100));
+    let raised_to = task.meter.containers()[0].allocation;
+    assert!(raised_to > allocation);
+    assert_eq!(
+        Some(next_look),
+        raised_to.time_to_deliver(CpuTime::from_micros(50_000))
+    );
 }
 
 /// A container of a user who pays, and the session that says so.
