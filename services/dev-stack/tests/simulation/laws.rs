@@ -1,9 +1,10 @@
 //! The invariants of money (I1 to I8), judged from outside after every commit: from the rows on disk, and from what the
 //! virtual containers really used.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use container_manager::task::{Licence, Verdict};
 use credit_manager::settlement::wallet::{Payment, PaymentId};
@@ -12,10 +13,11 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 use units::{Amount, CpuTime, SessionId};
 
 use crate::cpu::Cpu;
-use crate::world::{SESSIONS_MAX, USERS, user_name};
+use crate::node::CAPACITY;
+use crate::world::{USERS, user_name};
 
-/// What a container may run past its grant before its meter sees it (M9).
-const OVERRUN: CpuTime = CpuTime::from_micros(50_000);
+/// How late a node may be to enforce a grant: the shortest look-ahead of its meter, and the step of the runtime's timer.
+const LATE: Duration = Duration::from_millis(5 + 1);
 
 pub(crate) struct Laws {
     ledger: Connection,
@@ -24,11 +26,20 @@ pub(crate) struct Laws {
     /// Charges less reversals, of each session.
     charged: BTreeMap<String, i64>,
     sessions: BTreeMap<SessionId, Account>,
-    live: BTreeSet<SessionId>,
-    /// How far beyond its limit each user may be, because funds were taken away after they had been granted.
-    excess: [i64; USERS],
+    /// The live sessions, with the CPU time that is paid for: the largest grant in force, or the total.
+    live: BTreeMap<SessionId, CpuTime>,
+    funds: [Funds; USERS],
     paid: BTreeMap<PaymentId, Amount>,
     pub(crate) commits: u64,
+}
+
+/// A user's limit, and what the user lacks.
+#[derive(Clone, Copy, Default)]
+struct Funds {
+    debt_limit: i64,
+    /// What was taken away after it had been granted: by a lower limit, a deposit that left the chain, or a session that
+    /// ran past its grant. Nothing once the grants are covered again.
+    lacking: i64,
 }
 
 /// A session as its node knows it.
@@ -38,7 +49,19 @@ struct Account {
     micros_per_grc: u64,
     /// Its node's manager is not running: nobody enforces the grant.
     unwatched: bool,
+    /// What it had used when a manager took it up again.
+    adopted_at: CpuTime,
     end: Option<(CpuTime, Verdict)>,
+}
+
+impl Account {
+    fn used(&self) -> CpuTime {
+        match (&self.end, &self.cpu) {
+            (Some((total, _)), _) => *total,
+            (None, Some(cpu)) => cpu.used(),
+            (None, None) => CpuTime::ZERO,
+        }
+    }
 }
 
 /// I4, said once more and independently.
@@ -60,8 +83,8 @@ impl Laws {
             balances: BTreeMap::new(),
             charged: BTreeMap::new(),
             sessions: BTreeMap::new(),
-            live: BTreeSet::new(),
-            excess: [0; USERS],
+            live: BTreeMap::new(),
+            funds: [Funds::default(); USERS],
             paid: BTreeMap::new(),
             commits: 0,
         }
@@ -73,6 +96,7 @@ impl Laws {
             cpu: None,
             micros_per_grc: 0,
             unwatched: false,
+            adopted_at: CpuTime::ZERO,
             end: None,
         };
         self.sessions.insert(session, account);
@@ -95,25 +119,9 @@ impl Laws {
 
     /// A node's manager takes a session up again.
     pub(crate) fn on_adopted(&mut self, session: SessionId) {
-        let held: Option<i64> = self
-            .ledger
-            .prepare_cached("SELECT held_stop_at_us FROM sessions WHERE id = ? AND closed_at_ms IS NULL")
-            .unwrap()
-            .query_row([session.to_string()], |row| row.get(0))
-            .optional()
-            .unwrap();
         let account = self.sessions.get_mut(&session).unwrap();
         account.unwatched = false;
-        if let (Some(held), Some(cpu)) = (held, &account.cpu) {
-            let beyond = cost(cpu.used(), account.micros_per_grc)
-                - cost(CpuTime::from_micros(held.cast_unsigned()), account.micros_per_grc);
-            self.excess[account.user] += beyond.max(0);
-        }
-    }
-
-    /// A limit is lowered by so much.
-    pub(crate) fn on_lowered(&mut self, user: usize, halfords: i64) {
-        self.excess[user] += halfords;
+        account.adopted_at = account.used();
     }
 
     /// The answer to a close.
@@ -161,43 +169,40 @@ impl Laws {
         assert_eq!(kept, self.balances, "I2: balances are what the transfers say");
         assert_eq!(kept.values().sum::<i64>(), 0, "I1");
 
-        let live: BTreeSet<SessionId> = bank.sessions().map(|session| session.id).collect();
-        let mut spent = [0; USERS];
+        let mut live = BTreeMap::new();
+        let (mut granted, mut unposted) = ([0; USERS], [0; USERS]);
         for session in bank.sessions() {
             let account = &self.sessions[&session.id];
-            let per_grc = session.price.cpu_time_per_grc().micros();
+            let of = |total| cost(total, session.price.cpu_time_per_grc().micros());
+            let (total, held) = (session.meter.total(), session.holding.held().stop_at);
             let posted = self.charged.get(&session.id.to_string()).copied().unwrap_or(0);
-            let due = cost(session.meter.total(), per_grc);
             assert_eq!(
                 session.meter.unposted().halfords(),
-                due - posted,
+                of(total) - posted,
                 "I4: what {} used is posted or counted",
                 session.id
             );
-            let used = match (&account.end, &account.cpu) {
-                (Some((total, _)), _) => *total,
-                (None, Some(cpu)) => cpu.used(),
-                (None, None) => CpuTime::ZERO,
-            };
+            let (used, paid_for) = (account.used(), held.max(total));
+            assert!(total <= used, "I6: {} is billed more than it used", session.id);
+            let most = paid_for
+                .max(account.adopted_at)
+                .saturating_add(CAPACITY.over(LATE));
             assert!(
-                session.meter.total() <= used,
-                "I6: {} is billed more than it used",
+                used <= most || account.unwatched,
+                "I5: {} used {used} and may use {held}",
                 session.id
             );
-            let enforced = if account.unwatched {
-                used.min(session.holding.held().stop_at)
-            } else {
-                used
-            };
-            spent[account.user] += cost(enforced, per_grc) - posted;
+            granted[account.user] += of(paid_for) - of(total);
+            unposted[account.user] += of(total) - posted;
+            let before = self.live.remove(&session.id).unwrap_or(total);
+            self.funds[account.user].lacking += of(total) - of(total.min(before));
+            live.insert(session.id, paid_for);
         }
-        let closed: Vec<SessionId> = self.live.difference(&live).copied().collect();
-        for session in closed {
-            self.judge_closed(session);
+        for (session, before) in std::mem::replace(&mut self.live, live) {
+            self.judge_closed(session, before);
         }
-        self.live = live;
-        for (number, spent) in spent.into_iter().enumerate() {
-            self.judge_funds(desk, number, spent);
+        for number in 0..USERS {
+            self.judge_funds(desk, number, granted[number], unposted[number]);
         }
     }
 
@@ -219,7 +224,7 @@ impl Laws {
             self.seen = sequence;
             if kind == "reversal" && credit == "chain" {
                 let taken_from = (0..USERS).find(|user| debit == format!("user:{}", user_name(*user)));
-                self.excess[taken_from.unwrap()] += amount;
+                self.funds[taken_from.unwrap()].lacking += amount;
             }
             match kind.as_str() {
                 "charge" => *self.charged.entry(reference).or_default() += amount,
@@ -232,7 +237,7 @@ impl Laws {
     }
 
     /// I4, I6, I8: an ended session cost what it used, once, or nothing at all.
-    fn judge_closed(&self, session: SessionId) {
+    fn judge_closed(&mut self, session: SessionId, paid_for: CpuTime) {
         let (total, outcome, amount): (i64, String, i64) = self
             .ledger
             .prepare_cached("SELECT total_us, outcome, amount FROM sessions WHERE id = ?")
@@ -251,28 +256,34 @@ impl Laws {
         let (end, verdict) = account.end.expect("only an ended session is closed by its node");
         assert!(is_charged(verdict), "I8: {session}");
         assert_eq!(total.cast_unsigned(), end.micros(), "I6: {session}");
-        assert_eq!(amount, cost(end, account.micros_per_grc), "I4: {session}");
+        let of = |total| cost(total, account.micros_per_grc);
+        assert_eq!(amount, of(end), "I4: {session}");
+        self.funds[account.user].lacking += amount - of(end.min(paid_for));
     }
 
-    /// I5: what is granted is covered, and so is what is really used, reported or not.
-    fn judge_funds(&self, desk: &Desk, number: usize, spent: i64) {
+    /// I5: what is granted is covered. No session uses more, so what is really used is covered too, reported or not.
+    fn judge_funds(&mut self, desk: &Desk, number: usize, granted: i64, unposted: i64) {
         let name = user_name(number);
         let Ok(view) = desk.bank.view(&name) else { return };
-        // What one session overran is missing from what the others were granted.
-        let overrun = cost(OVERRUN, 600_000_000) * SESSIONS_MAX;
-        let excess = self.excess[number] + overrun;
-        let room = view.user.settings.funds(view.balance).whole.halfords();
-        assert!(
-            view.granted.halfords() <= room + excess,
-            "I5: {} granted to {name}, who has {room} and {excess}",
-            view.granted.halfords()
-        );
         let posted = self.balances.get(&format!("user:{name}")).copied().unwrap_or(0);
-        let least = -view.user.settings.debt_limit.halfords() - excess;
+        let figures = (view.balance.halfords(), view.granted.halfords());
+        assert_eq!(
+            figures,
+            (posted - unposted, granted),
+            "I5: balance and grants of {name}"
+        );
+        let debt_limit = view.user.settings.debt_limit.halfords();
+        let funds = &mut self.funds[number];
+        funds.lacking += (funds.debt_limit - debt_limit).max(0);
+        funds.debt_limit = debt_limit;
+        let room = posted - unposted + debt_limit;
+        if granted <= room {
+            funds.lacking = 0;
+        }
+        let lacking = funds.lacking;
         assert!(
-            posted - spent >= least,
-            "I5: {name} is at {} and may be at {least}",
-            posted - spent
+            granted <= room + lacking,
+            "I5: {granted} granted to {name}, who has {room} and lacks {lacking}"
         );
     }
 

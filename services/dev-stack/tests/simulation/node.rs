@@ -22,7 +22,7 @@ use crate::cpu::Cpu;
 use crate::network::Link;
 use crate::world::{World, function_name, user_name};
 
-const CAPACITY: MilliCores = MilliCores::from_cores(4);
+pub(crate) const CAPACITY: MilliCores = MilliCores::from_cores(4);
 const SAMPLE: Duration = Duration::from_millis(100);
 const REPORT: Duration = Duration::from_millis(500);
 const HOLD: Duration = Duration::from_secs(3);

@@ -25,8 +25,6 @@ use crate::wallet;
 
 pub(crate) const USERS: usize = 3;
 const NODES: usize = 3;
-/// Sessions of one user that can be live at once: all slots of all nodes.
-pub(crate) const SESSIONS_MAX: i64 = 6;
 const CHAOS: Duration = Duration::from_secs(25);
 const HEALING_MAX: Duration = Duration::from_secs(300);
 /// Without a payment for this long, none is to come.
@@ -231,7 +229,7 @@ impl Chaos {
             let user = accounts.create_user(request).await.unwrap().into_inner().user;
             self.addresses
                 .push(user.unwrap().deposit_address.parse().unwrap());
-            self.limits[number] = i64::try_from(self.world.dice.between(0..2_000_000)).unwrap();
+            self.limits[number] = self.some_limit(2_000_000);
             let request = wire::UpdateUserRequest {
                 name: name.clone(),
                 min_balance_halfords: Some(0),
@@ -248,6 +246,17 @@ impl Chaos {
         }
         self.fake.mine(3);
         self.lives = self.nodes.iter().map(|node| Some(node.start())).collect();
+    }
+
+    /// Often none: then the end comes at full speed, not throttled.
+    fn some_limit(&self, most: u64) -> i64 {
+        let dice = &self.world.dice;
+        let limit = if dice.percent(30) {
+            0
+        } else {
+            dice.between(0..most)
+        };
+        i64::try_from(limit).unwrap()
     }
 
     /// Between half a core-second and 18 of them.
@@ -327,13 +336,11 @@ impl Chaos {
     }
 
     async fn change_limit(&mut self, user: usize) {
-        let limit = i64::try_from(self.world.dice.between(0..4_000_000)).unwrap();
-        let lowered = (self.limits[user] - limit).max(0);
+        let limit = self.some_limit(4_000_000);
         let Some(server) = self.world.server() else { return };
-        if lowered > 0 && !self.takes_away {
+        if limit < self.limits[user] && !self.takes_away {
             return;
         }
-        self.world.laws().on_lowered(user, lowered);
         let request = wire::UpdateUserRequest {
             name: user_name(user).to_string(),
             debt_limit_halfords: Some(limit),
