@@ -274,6 +274,42 @@ pub fn cut(plan: &Plan, recorded: Vec<Entry>, began_us: u64, deposits: &[Deposit
     whole
 }
 
+/// Gives a recording another name, for its title.
+pub fn rename(entries: &mut [Entry], to: &str) {
+    for entry in entries {
+        if let Record::Run { name, .. } = &mut entry.record {
+            to.clone_into(name);
+        }
+    }
+}
+
+/// A compressed recording in the time of the run described: moments, CPU time and throttled time. Its cores stay those of
+/// the machine it ran on.
+pub fn stretched(entries: &[Entry]) -> Vec<Entry> {
+    let mut factor = 1;
+    let mut stretched = entries.to_vec();
+    for Entry { at_us, record } in &mut stretched {
+        if let Record::Run { speed, .. } = record {
+            factor = u64::from(std::mem::replace(speed, 1).max(1));
+        }
+        *at_us = at_us.saturating_mul(factor);
+        let longer = |time: &mut CpuTime| *time = CpuTime::from_micros(time.micros().saturating_mul(factor));
+        match record {
+            Record::Sample {
+                used_us,
+                throttled_us,
+                ..
+            } => {
+                longer(used_us);
+                *throttled_us = throttled_us.saturating_mul(factor);
+            }
+            Record::TaskEnded { used_us, .. } => longer(used_us),
+            _ => {}
+        }
+    }
+    stretched
+}
+
 /// What was so when the run began.
 #[derive(Default)]
 struct Before {

@@ -1,24 +1,24 @@
 //! `gridfaas experiment`: the laboratory.
 
+mod compare;
 mod real;
+mod run;
 
 use std::fs::{self, File};
-use std::io::{BufReader, BufWriter, Write as _};
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail, ensure};
-use clap::{Args, Subcommand, ValueEnum};
+use anyhow::{Context as _, ensure};
+use clap::{Args, Subcommand};
 use container_manager::recording::{self, Entry};
 use container_manager::scaler::PolicyName;
 use lab::experiment::Experiment;
 use lab::plot;
-use lab::real::{Plan, Scale};
 use serde::Serialize;
-use units::MilliCores;
 
 use crate::output::{Output, Show, columns};
 
-/// Below the folder the command is run in, or the root of the file system.
+/// Below the folder the command is run in.
 const FOLDER: &str = "experiments";
 const FILE: &str = "experiment.toml";
 const RECORDING: &str = "recording.jsonl";
@@ -29,49 +29,15 @@ pub(crate) enum ExperimentCommand {
     #[command(visible_alias = "ls")]
     List(ListArgs),
     /// Run one, in virtual time or for real; leaves recording, CSV, plots and summary
-    Run(RunArgs),
+    Run(run::RunArgs),
+    /// Compare experiments and recordings: how well each used what it was given, and what it cost
+    Compare(compare::CompareArgs),
     /// Draw a recording: funds, CPU and tasks, each as SVG and PNG
     Plot(PlotArgs),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
-    /// Where experiments are
-    #[arg(long, value_name = "DIR", default_value = FOLDER)]
-    experiments: PathBuf,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Mode {
-    /// Real containers, `--speed` times faster, on the cores there are; prices rise so that balances stay the same
-    Compressed,
-    /// Real containers at full length
-    Real,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct RunArgs {
-    /// An experiment's name, or its file
-    #[arg(value_name = "NAME|FILE")]
-    experiment: PathBuf,
-    /// How its time passes
-    #[arg(long, value_enum)]
-    mode: Mode,
-    /// How its containers are scaled, if not as it says itself: tracking, guardian or fixed
-    #[arg(long, value_parser = policy)]
-    policy: Option<PolicyName>,
-    /// Seconds described that pass in one second of a compressed run
-    #[arg(long, value_name = "N", default_value = "20", value_parser = clap::value_parser!(u32).range(1..=1000))]
-    speed: u32,
-    /// Cores for each core described [default: as many as the machine has, 1 at most]
-    #[arg(long, value_name = "FACTOR")]
-    cores_factor: Option<MilliCores>,
-    /// The container image [default: the experiment's own in target/images]
-    #[arg(long, value_name = "FILE")]
-    image: Option<PathBuf>,
-    /// Where the files go [default: target/experiments/NAME]
-    #[arg(long, value_name = "DIR")]
-    into: Option<PathBuf>,
     /// Where experiments are
     #[arg(long, value_name = "DIR", default_value = FOLDER)]
     experiments: PathBuf,
@@ -133,35 +99,43 @@ impl Show for Written {
 pub(crate) async fn run(command: ExperimentCommand, output: Output) -> anyhow::Result<()> {
     match command {
         ExperimentCommand::List(args) => list(&args, output),
-        ExperimentCommand::Run(args) => run_one(args, output).await,
+        ExperimentCommand::Run(args) => run::run(args, output).await,
+        ExperimentCommand::Compare(args) => compare::run(&args, output),
         ExperimentCommand::Plot(args) => draw(&args, output),
     }
 }
 
 fn list(args: &ListArgs, output: Output) -> anyhow::Result<()> {
-    let failed = || format!("failed to list `{}`", args.experiments.display());
+    let experiments = all(&args.experiments)?
+        .into_iter()
+        .map(|(name, experiment)| Found {
+            name,
+            tasks: experiment.tasks().len(),
+            title: experiment.title,
+        });
+    output.show(&Experiments(experiments.collect()))
+}
+
+/// Every experiment of a folder with its name, in the order of names.
+fn all(experiments: &Path) -> anyhow::Result<Vec<(String, Experiment)>> {
+    let failed = || format!("failed to list `{}`", experiments.display());
     let mut found = Vec::new();
-    for entry in fs::read_dir(&args.experiments).with_context(failed)? {
+    for entry in fs::read_dir(experiments).with_context(failed)? {
         let folder = entry.with_context(failed)?;
         let path = folder.path().join(FILE);
         if path.is_file() {
-            let experiment = Experiment::read(&path)?;
-            found.push(Found {
-                name: folder.file_name().to_string_lossy().into_owned(),
-                tasks: experiment.tasks().len(),
-                title: experiment.title,
-            });
+            let name = folder.file_name().to_string_lossy().into_owned();
+            found.push((name, Experiment::read(&path)?));
         }
     }
-    found.sort_by(|a, b| a.name.cmp(&b.name));
-    output.show(&Experiments(found))
+    found.sort_by(|(a, _), (b, _)| a.cmp(b));
+    Ok(found)
 }
 
-/// An experiment's file, its name, and the folder with `images` and `target` beside it.
+/// An experiment's file, and its name: that of its folder.
 struct Source {
     path: PathBuf,
     name: String,
-    root: PathBuf,
 }
 
 impl Source {
@@ -183,56 +157,8 @@ impl Source {
             || "experiment".to_owned(),
             |name| name.to_string_lossy().into_owned(),
         );
-        let root = path.ancestors().nth(3).unwrap_or(&path).to_owned();
-        Ok(Self { path, name, root })
+        Ok(Self { path, name })
     }
-}
-
-async fn run_one(args: RunArgs, output: Output) -> anyhow::Result<()> {
-    let source = Source::find(&args.experiment, &args.experiments)?;
-    let mut experiment = Experiment::read(&source.path)?;
-    if let Some(policy) = args.policy {
-        experiment.function.policy = policy;
-    }
-    let into = args.into.clone();
-    let into = into.unwrap_or_else(|| Path::new("target/experiments").join(&source.name));
-    let plan = plan(&args, &experiment, &source.name)?;
-    let files = real::Files::find(&source.root, &experiment, args.image)?;
-    output.say(format!("running {} on a stack of its own", plan.name));
-    let entries = real::run(&plan, &experiment, &files, output).await?;
-    output.show(&Written {
-        files: write(&entries, &into)?,
-    })
-}
-
-fn plan(args: &RunArgs, experiment: &Experiment, name: &str) -> anyhow::Result<Plan> {
-    let cores = std::thread::available_parallelism().context("the number of cores is not known")?;
-    let machine = MilliCores::from_cores(u32::try_from(cores.get())?);
-    let speed = match args.mode {
-        Mode::Compressed => args.speed,
-        Mode::Real => 1,
-    };
-    let fits = Scale::that_fits(speed, machine, experiment.function.cpu_max_millicores);
-    let cores = args.cores_factor.unwrap_or(fits.cores);
-    if cores == MilliCores::ZERO || cores > MilliCores::ONE_CORE {
-        bail!("a factor for the cores is more than 0 and at most 1");
-    }
-    Ok(Plan::of(experiment, name, Scale { cores, ..fits })?)
-}
-
-/// Everything that is kept of a run.
-fn write(entries: &[Entry], into: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    fs::create_dir_all(into).with_context(|| format!("failed to make `{}`", into.display()))?;
-    let path = into.join(RECORDING);
-    let failed = || format!("failed to write `{}`", path.display());
-    let mut file = BufWriter::new(File::create(&path).with_context(failed)?);
-    for entry in entries {
-        recording::write(&mut file, entry).with_context(failed)?;
-    }
-    file.flush().with_context(failed)?;
-    let mut files = vec![path];
-    files.extend(plot::write(entries, into)?);
-    Ok(files)
 }
 
 fn draw(args: &PlotArgs, output: Output) -> anyhow::Result<()> {

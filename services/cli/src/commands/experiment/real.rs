@@ -45,12 +45,12 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// Errors, before anything is started, if one is missing.
-    pub(super) fn find(root: &Path, experiment: &Experiment, image: Option<PathBuf>) -> anyhow::Result<Self> {
+    /// Looks below the current folder. Errors, before anything is started, if one is missing.
+    pub(super) fn find(experiment: &Experiment, image: Option<PathBuf>) -> anyhow::Result<Self> {
         let name = &experiment.real.image;
-        let inputs = root.join("images").join(name);
+        let inputs = Path::new("images").join(name);
         let files = Self {
-            image: image.unwrap_or_else(|| root.join(format!("target/images/{name}.sif"))),
+            image: image.unwrap_or_else(|| PathBuf::from(format!("target/images/{name}.sif"))),
             script: inputs.join("process_task.sh"),
             inputs,
         };

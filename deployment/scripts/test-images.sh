@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# Builds images and runs the sample task of each as a user would: on a stack of its own, with the function's own script.
+#
+# usage: test-images.sh [--binary FILE] [NAME…]
+#   NAME            a folder of images/; all of them if none is given
+#   --binary FILE   runs this gridfaas instead of building one
+#
+# Not part of test.sh: an image with ffmpeg takes minutes to build. As root. Stops at the first image that does not build
+# or whose sample does not succeed; the last line of a good run is `images ok`.
+set -euo pipefail
+here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$here/lib.sh"
+cd "$here/../.."
+
+gridfaas=
+names=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --binary)
+      [ $# -ge 2 ] || wrong_usage '--binary needs a file'
+      gridfaas=$(realpath "$2")
+      shift
+      ;;
+    -h | --help)
+      usage "$0"
+      exit 0
+      ;;
+    -*) wrong_usage "unknown option \`$1\`" ;;
+    *) names+=("$1") ;;
+  esac
+  shift
+done
+[ "${#names[@]}" -gt 0 ] || mapfile -t names < <(cd images && printf '%s\n' */image.def | sed 's|/image.def||')
+
+need_root 'running containers'
+if [ -z "$gridfaas" ]; then
+  cargo build --locked --package cli
+  gridfaas=$(cargo metadata --locked --no-deps --format-version 1 | jq -r .target_directory)/debug/gridfaas
+fi
+for name in "${names[@]}"; do images/build.sh "$name" >/dev/null; done
+
+data=$(mktemp -d -t gridfaas-images.XXXXXX)
+export GRIDFAAS_DATA_DIR=$data
+at_exit rm -rf --one-file-system "$data"
+"$gridfaas" up --s3-port 0 --container-port 0 --credit-port 0 --chain-port 0 >/dev/null 2>"$data/up.log" &
+stack=$!
+# Stopped before its folder is removed.
+stop() {
+  kill -TERM "$stack" 2>/dev/null || true
+  wait "$stack" || true
+}
+at_exit stop
+while [ ! -s "$data/endpoints.json" ]; do
+  kill -0 "$stack" 2>/dev/null || die 'the stack did not start' "$(tail -n 5 "$data/up.log")"
+  sleep 0.1
+done
+
+"$gridfaas" --quiet user add images >/dev/null
+"$gridfaas" --quiet user fund images 100 --mine --wait >/dev/null
+for name in "${names[@]}"; do
+  say "== $name"
+  "$gridfaas" --quiet function create "$name" --user images --image "target/images/$name.sif" \
+    --script "images/$name/process_task.sh" >/dev/null
+  for sample in "images/$name/sample-input"/*; do
+    "$gridfaas" --quiet submit "$name" "$sample" --wait || {
+      "$gridfaas" logs "$name" "$(basename "$sample")" >&2
+      die "the sample of the image \`$name\` failed" 'its log is above'
+    }
+    "$gridfaas" results "$name" "$(basename "$sample")"
+  done
+done
+echo 'images ok'
