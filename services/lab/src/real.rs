@@ -165,7 +165,12 @@ impl Plan {
             },
             scale,
             capacity: max,
-            cpu_time_per_grc: scale.cpu_time(funds.price().cpu_time_per_grc()),
+            // Files take the CPU time they take, on any number of cores.
+            cpu_time_per_grc: if experiment.real.inputs.is_empty() {
+                scale.cpu_time(funds.price().cpu_time_per_grc())
+            } else {
+                funds.price().cpu_time_per_grc()
+            },
             hold: scale.time(hold),
             idle_timeout_s: scale
                 .time(idle)
