@@ -11,6 +11,8 @@ use units::{Amount, Billing, CpuPrice, CpuTime, MilliCores, Policy};
 
 use container_manager::scaler::{GuardianRules, PolicyName};
 
+use crate::deposits::Deposits;
+
 /// The number of the first task file: `100.1-150.txt`.
 const TASK_NUMBER_FIRST: usize = 100;
 
@@ -44,6 +46,9 @@ pub struct PhaseError(String);
 pub struct Experiment {
     /// One sentence: what it is to show.
     pub title: String,
+    /// What a limit does to a task that is called `CORES-SECONDS`.
+    #[serde(default = "burn")]
+    pub stress_kind: Kind,
     pub funds: Funds,
     pub function: Function,
     /// Tasks that do more than keep some cores busy for some time, by name.
@@ -56,6 +61,12 @@ pub struct Experiment {
     pub variants: Vec<Variant>,
     #[serde(default)]
     pub real: Real,
+    /// Sent again and again, and credited when the chain has them.
+    pub deposits: Option<Deposits>,
+}
+
+const fn burn() -> Kind {
+    Kind::Burn
 }
 
 /// What runs the tasks when they are run for real.
@@ -302,7 +313,7 @@ impl Experiment {
 
     fn profile(&self, name: &str) -> Option<Profile> {
         let burner = |phase| Profile {
-            kind: Kind::Burn,
+            kind: self.stress_kind,
             phases: vec![phase],
             repeat: 1,
         };
@@ -340,7 +351,8 @@ mod tests {
             let path = entry.unwrap().path().join("experiment.toml");
             if path.exists() {
                 let experiment = Experiment::read(&path).unwrap();
-                assert!(!experiment.tasks().is_empty(), "{}", path.display());
+                let happens = !experiment.tasks().is_empty() || experiment.deposits.is_some();
+                assert!(happens, "{}", path.display());
                 found += 1;
             }
         }

@@ -127,6 +127,13 @@ impl Scenario {
         let mut drops: Vec<Drop> = experiment.tasks().into_iter().map(drop).collect();
         drops.sort_by_key(|drop| drop.at);
         let mut deposits: Vec<Deposit> = experiment.events.iter().filter_map(deposit).collect();
+        if let Some(sent) = &experiment.deposits {
+            deposits.extend(sent.credited().into_iter().map(|at| Deposit {
+                at,
+                user: 0,
+                amount: sent.amount,
+            }));
+        }
         deposits.sort_by_key(|deposit| deposit.at);
         Ok(Self {
             name: experiment.title.clone(),

@@ -11,6 +11,7 @@ mod kernel;
 mod log;
 mod money;
 mod ours;
+mod prototype;
 
 use container_manager::recording::Entry;
 use container_manager::scaler::{PolicyName, RuleError};
@@ -19,12 +20,16 @@ use units::CpuPrice;
 use crate::experiment::Experiment;
 use crate::scenario::Scenario;
 
+pub use prototype::Phases;
+
 /// Whose way of running, metering and billing it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mechanics {
     /// The services' own code: exact billing, enforced at the crossing.
     #[default]
     Ours,
+    /// The published prototype's loops and delays. It knows one user and one function.
+    Prototype(Phases),
 }
 
 /// What is to be otherwise than the experiment says.
@@ -44,5 +49,6 @@ pub fn run(experiment: &Experiment, options: &Options) -> Result<Vec<Entry>, Rul
 pub(crate) fn run_scenario(scenario: &Scenario, mechanics: Mechanics) -> Vec<Entry> {
     match mechanics {
         Mechanics::Ours => ours::run(scenario),
+        Mechanics::Prototype(phases) => prototype::run(scenario, &phases),
     }
 }
