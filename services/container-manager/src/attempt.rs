@@ -152,6 +152,7 @@ async fn start(
         memory_bytes_max: plan.settings.memory_mib.saturating_mul(1 << 20),
         pids_max: plan.settings.pids,
     };
+    node.meter.expect_task(container.id());
     let group = container.group().create_task(attempt.session, limits)?;
     let request = RunRequest {
         slot: plan.slot,

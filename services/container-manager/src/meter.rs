@@ -215,6 +215,15 @@ impl Meter {
         self.wake.notify_one();
     }
 
+    /// Makes room for a task that is about to start, so that the first it does is not to wait.
+    pub fn expect_task(&self, container: ContainerId) {
+        let now = Instant::now();
+        if let Some(container) = self.live().get_mut(&container) {
+            container.scaler.on_task(now);
+        }
+        let _told_by_the_next_look = self.look(now);
+    }
+
     /// Begins metering a task. The receiver tells what it may do.
     pub fn add_task(
         &self,

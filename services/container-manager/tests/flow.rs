@@ -463,11 +463,7 @@ async fn a_setting_changes_what_runs_without_a_restart_and_stays_after_one() {
         quota.map(MilliCores::millicores)
     };
     world
-        .until("an idle floor", |world| quota(world) == Some(500))
-        .await;
-    world.set("scaler.boundary_millicores", "100").await.unwrap();
-    world
-        .until("a lower floor", |world| quota(world) == Some(200))
+        .until("an idle minimum", |world| quota(world) == Some(0))
         .await;
     for (key, value, code) in [
         ("scaler.guardian.window_ms", "0", tonic::Code::InvalidArgument),
@@ -490,7 +486,7 @@ async fn a_setting_changes_what_runs_without_a_restart_and_stays_after_one() {
         .await;
     world.set("scaler.policy", "tracking").await.unwrap();
     world
-        .until("the lower floor again", |world| quota(world) == Some(200))
+        .until("the minimum again", |world| quota(world) == Some(0))
         .await;
     world.stopped().await;
 }

@@ -226,6 +226,9 @@ trait Policy: Send {
 
     /// What it should have from now on. Samples may come at any distance.
     fn on_sample(&mut self, sample: &Sample, limits: &CpuLimits) -> MilliCores;
+
+    /// A task is about to start in it.
+    fn on_task(&mut self, _at: Instant, _limits: &CpuLimits) {}
 }
 
 /// Everything the container may have, at all times.
@@ -273,6 +276,11 @@ impl Scaler {
 
     pub fn limits(&self) -> &CpuLimits {
         &self.limits
+    }
+
+    /// A task is about to start in the container; the next sample is answered accordingly.
+    pub fn on_task(&mut self, at: Instant) {
+        self.policy.on_task(at, &self.limits);
     }
 
     /// What the container should have from now on, from `min` to `max`.
