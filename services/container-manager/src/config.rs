@@ -29,6 +29,8 @@ pub struct Config {
     pub apptainer: Option<PathBuf>,
     /// The CPU that this node gives to containers, in millicores; absent: all of its cores.
     pub capacity_millicores: Option<u32>,
+    /// The memory that this node gives to containers, each of which has its limit set aside; absent: all of its memory.
+    pub memory_capacity_mib: Option<u64>,
     /// The name of this node's control group tree, below the root of each hierarchy.
     #[serde(default = "default_cgroup_tree")]
     pub cgroup_tree: PathBuf,
@@ -139,6 +141,11 @@ impl Config {
             "above 0",
         )?;
         check(
+            self.memory_capacity_mib.is_none_or(|mib| mib > 0),
+            "memory_capacity_mib",
+            "above 0",
+        )?;
+        check(
             (10..=10_000).contains(&self.sample_ms),
             "sample_ms",
             "from 10 to 10000",
@@ -180,6 +187,17 @@ impl Config {
                 let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
                 MilliCores::from_cores(u32::try_from(cores).unwrap_or(u32::MAX))
             })
+    }
+
+    /// The memory that containers share, in MiB; without a bound where the machine does not tell what it has.
+    pub(crate) fn memory_capacity(&self) -> u64 {
+        let of_machine = || {
+            let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+            let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+            let kib: u64 = total.trim().strip_suffix("kB")?.trim().parse().ok()?;
+            Some(kib / 1024)
+        };
+        self.memory_capacity_mib.or_else(of_machine).unwrap_or(u64::MAX)
     }
 
     pub(crate) fn poll_busy(&self) -> Duration {
@@ -243,6 +261,10 @@ mod tests {
             (
                 Box::new(|c| c.capacity_millicores = Some(0)),
                 "`capacity_millicores` must be above 0",
+            ),
+            (
+                Box::new(|c| c.memory_capacity_mib = Some(0)),
+                "`memory_capacity_mib` must be above 0",
             ),
         ] {
             let mut config = example();

@@ -365,7 +365,12 @@ impl FunctionLoop {
         let before = self.broken.take().filter(|broken| broken.image == image);
         let failures = before.map_or(0, |broken| broken.failures) + 1;
         let only_replaced = matches!(err, WarmError::Image(image) if !image.is_transient());
-        let again_at = (!only_replaced).then(|| Instant::now() + retry_delay(failures));
+        let delay = match err {
+            // Others may stop at any moment.
+            WarmError::Memory(_) => TROUBLE_DELAY,
+            _ => retry_delay(failures),
+        };
+        let again_at = (!only_replaced).then(|| Instant::now() + delay);
         self.broken = Some(Broken {
             image,
             problem: problem.clone(),
@@ -474,10 +479,22 @@ fn over_limit(refusal: Refusal, message: String) -> Problem {
 }
 
 fn cannot_start(err: &WarmError) -> Problem {
+    if let WarmError::Memory(full) = err {
+        let hint = if full.is_for_good() {
+            "lower `memory_mib` or `concurrency` in `utils/function.toml`"
+        } else {
+            "the tasks wait until other containers have stopped"
+        };
+        return Problem::with_figures(full.to_string(), hint);
+    }
     let hint = match err {
         WarmError::Image(image) if !image.is_transient() => "upload a working image under `utils/`",
         WarmError::Staging(_) => "see the objects under `staging/`",
-        WarmError::Image(_) | WarmError::Cgroup(_) | WarmError::Container(_) | WarmError::Disk { .. } => {
+        WarmError::Image(_)
+        | WarmError::Cgroup(_)
+        | WarmError::Container(_)
+        | WarmError::Memory(_)
+        | WarmError::Disk { .. } => {
             "the tasks wait and are tried again; if it goes on, tell the operator of this node"
         }
     };

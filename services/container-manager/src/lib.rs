@@ -6,7 +6,7 @@
 //! |---|---|
 //! | a user drops an object; the function's loop lists it | [`intake`], [`function_loop`], [`queue`] |
 //! | a session makes it this node's task, and it moves to `processing/` | [`claim`] |
-//! | a container is there, or is started from the function's image | [`warm`], [`image`], [`staging`], [`container`] |
+//! | a container is there, or is started from the function's image | [`warm`], [`memory`], [`image`], [`staging`], [`container`] |
 //! | the script runs in a cgroup of its own | [`attempt`], [`task`], [`cgroup`] |
 //! | its CPU time is read, its grant enforced, its limit scaled, its total reported | [`meter`], [`restriction`], [`scaler`] |
 //! | or it may never run: it goes to `failed/` | [`park`] |
@@ -39,6 +39,7 @@ pub mod image;
 pub mod intake;
 pub mod journal;
 pub mod layout;
+pub mod memory;
 pub mod meter;
 pub mod node;
 pub mod park;

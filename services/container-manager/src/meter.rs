@@ -222,6 +222,8 @@ impl Meter {
             container.scaler.on_task(now);
         }
         let _told_by_the_next_look = self.look(now);
+        // Whoever was raised comes to its mark the sooner.
+        self.wake.notify_one();
     }
 
     /// Begins metering a task. The receiver tells what it may do.

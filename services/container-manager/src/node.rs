@@ -15,6 +15,7 @@ use crate::freezer::FrozenMemory;
 use crate::function::FunctionSettings;
 use crate::image::Images;
 use crate::journal::Journal;
+use crate::memory::NodeMemory;
 use crate::meter::Meter;
 use crate::recorder::Recorder;
 use crate::scaler::Wishes;
@@ -37,6 +38,8 @@ pub struct Node {
     /// Signs the receipts of what ran here.
     pub signing_key: SigningKey,
     pub frozen: FrozenMemory,
+    /// What containers may take together.
+    pub memory: NodeMemory,
     pub recorder: Recorder,
     /// What an operator may change while the node runs.
     pub settings: Settings,

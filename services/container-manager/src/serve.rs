@@ -26,6 +26,7 @@ use crate::freezer::FrozenMemory;
 use crate::image::{ImageTool, Images};
 use crate::intake::{self, Registry};
 use crate::journal::Journal;
+use crate::memory::NodeMemory;
 use crate::meter::Meter;
 use crate::node::Node;
 use crate::recorder::Recorder;
@@ -111,6 +112,7 @@ pub async fn run(
         ),
         uids: Uids::new(config.uid_first),
         signing_key: SigningKey::read_or_make(&config.state_dir.join(SIGNING_KEY))?,
+        memory: NodeMemory::new(config.memory_capacity()),
         frozen: FrozenMemory::new(config.frozen_memory_mib.saturating_mul(1 << 20)),
         store: edges.store,
         credit: edges.credit,

@@ -15,6 +15,7 @@ use crate::cgroup::{CgroupError, ContainerGroup, ContainerLimits};
 use crate::container::{Container, ContainerError, ContainerSpec, Inbox};
 use crate::function::FunctionSettings;
 use crate::image::ImageError;
+use crate::memory::{NoMemory, Reservation};
 use crate::meter::ContainerInfo;
 use crate::node::Node;
 use crate::scaler::Wishes;
@@ -36,6 +37,8 @@ pub enum WarmError {
     Cgroup(#[from] CgroupError),
     #[error(transparent)]
     Container(#[from] ContainerError),
+    #[error(transparent)]
+    Memory(#[from] NoMemory),
     #[error("failed to write `{path}`")]
     Disk {
         path: PathBuf,
@@ -55,6 +58,7 @@ pub struct Record {
     uid: u32,
     concurrency: u32,
     cpu: Wishes,
+    memory_mib: u64,
 }
 
 /// A running container and what belongs to it.
@@ -64,6 +68,7 @@ pub struct WarmContainer {
     record: Record,
     /// Held for as long as anything may run under it.
     _uid: UidLease,
+    _memory: Reservation,
 }
 
 impl WarmContainer {
@@ -81,6 +86,11 @@ impl WarmContainer {
         let id = ContainerId::new();
         let cpu = node.wishes(settings);
         let concurrency = settings.concurrency;
+        let memory_mib = settings
+            .memory_mib
+            .saturating_mul(u64::from(concurrency))
+            .saturating_add(OWN_MEMORY_MIB);
+        let memory = node.memory.reserve(memory_mib)?;
         let uid = node.uids.lease();
         let record = Record {
             function: function.clone(),
@@ -91,12 +101,9 @@ impl WarmContainer {
             uid: uid.uid,
             concurrency,
             cpu,
+            memory_mib,
         };
         record.write(&node.container_folder(id))?;
-        let memory_mib = settings
-            .memory_mib
-            .saturating_mul(u64::from(concurrency))
-            .saturating_add(OWN_MEMORY_MIB);
         let limits = ContainerLimits {
             // Until the meter has made room for it.
             cpu: MilliCores::ZERO,
@@ -126,7 +133,7 @@ impl WarmContainer {
             }
         };
         info!(container_id = %id, %function, %user, image = record.image_digest, "container started");
-        Ok(Self::new(group, handle, record, uid))
+        Ok(Self::new(group, handle, record, uid, memory))
     }
 
     /// Takes over a container of an earlier manager; `None` if it does not run any more.
@@ -143,7 +150,8 @@ impl WarmContainer {
         info!(container_id = %id, function = %record.function, "container adopted");
         node.meter
             .adopt_container(record.info(), group.clone(), record.cpu)?;
-        Ok(Some(Self::new(group, handle, record, uid)))
+        let memory = node.memory.adopt(record.memory_mib);
+        Ok(Some(Self::new(group, handle, record, uid, memory)))
     }
 
     fn new(
@@ -151,12 +159,14 @@ impl WarmContainer {
         handle: Arc<dyn Container>,
         record: Record,
         uid: UidLease,
+        memory: Reservation,
     ) -> Arc<Self> {
         Arc::new(Self {
             group,
             handle,
             record,
             _uid: uid,
+            _memory: memory,
         })
     }
 

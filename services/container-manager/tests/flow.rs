@@ -546,6 +546,46 @@ async fn a_recording_tells_the_run_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_does_not_fit_the_nodes_memory_waits_until_another_has_stopped() {
+    let world = World::with_config("sleep 1", "memory_capacity_mib = 2000").await;
+    add_function(&world, "second", "alice");
+    let put = |bucket: &str, key: &str, body: &str| world.store.drop_object(bucket, key, body);
+    put("second", "utils/process_task.sh", "true");
+    // A GiB each and 256 MiB for themselves: one fits, two do not.
+    put(BUCKET, "utils/timeout.txt", "0");
+    put(BUCKET, "input/a", "");
+    world.until_metered().await;
+    put("second", "input/b", "");
+    let problem = |world: &World| world.store.text("second", "status/error.json");
+    world.until("the problem", |world| problem(world).is_some()).await;
+    let text = problem(&world).unwrap();
+    assert!(text.contains("a container needs 1280 MiB of memory"), "{text}");
+    assert!(
+        text.contains("wait until other containers have stopped"),
+        "{text}"
+    );
+    world
+        .until("its turn", |world| {
+            world.store.text("second", "output/b").is_some()
+        })
+        .await;
+    assert!(world.has("output/a"));
+
+    put("second", "utils/function.toml", "memory_mib = 4000");
+    put("second", "utils/timeout.txt", "0");
+    world
+        .until("no container", |world| world.runtime.containers().is_empty())
+        .await;
+    put("second", "input/c", "");
+    world
+        .until("a hint that helps", |world| {
+            problem(world).is_some_and(|text| text.contains("lower `memory_mib`"))
+        })
+        .await;
+    world.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dismissed_task_goes_back_to_the_queue_without_a_hold() {
     let world = World::with_hold("sleep 600", "").await;
     world.put("input/a", "");
