@@ -63,6 +63,10 @@ enum Operation {
         which: Index,
         step: u8,
     },
+    /// An older copy of the wallet was restored: a move that was made is missing.
+    Forget {
+        which: Index,
+    },
     /// The process ends before the commit of this operation, and after that of all before it.
     Crash(Box<Operation>),
     Restart,
@@ -82,6 +86,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         2 => (0..USERS, 0..130_i64).prop_map(|(user, percent)| Operation::Withdraw { user, percent }),
         2 => Just(Operation::Plan),
         3 => (index(), any::<u8>()).prop_map(|(which, step)| Operation::Pay { which, step }),
+        1 => index().prop_map(|which| Operation::Forget { which }),
     ];
     prop_oneof![
         20 => simple.clone(),
@@ -194,7 +199,8 @@ impl World {
             | Operation::RaiseLimit { .. }
             | Operation::Withdraw { .. }
             | Operation::Plan
-            | Operation::Pay { .. } => {}
+            | Operation::Pay { .. }
+            | Operation::Forget { .. } => {}
         }
         // A task that is continued was read from the journal before.
         let earlier = match &operation {
@@ -207,6 +213,9 @@ impl World {
             Operation::Open { of: Some(which), .. } => self.some_task(which).map(|task| task.id),
             _ => None,
         };
+        if let Operation::Forget { which } = &operation {
+            return self.forget(which, commits);
+        }
         let request = match &operation {
             Operation::Open { user, key, .. } => Some(open_request(*user, *key)),
             _ => None,
@@ -225,19 +234,34 @@ impl World {
     }
 
     fn some_task(&self, which: &Index) -> Option<Task> {
-        let desk = self.desk.as_ref()?;
-        let mut tasks = desk
-            .journal
-            .connection_for_tests()
-            .prepare("SELECT id FROM tasks")
-            .unwrap();
-        let ids: Vec<String> = tasks
+        let id = self.some_id(which, "SELECT id FROM tasks")?;
+        self.desk.as_ref()?.task(id.parse().unwrap()).unwrap()
+    }
+
+    fn some_id(&self, which: &Index, ids: &str) -> Option<String> {
+        let connection = self.desk.as_ref()?.journal.connection_for_tests();
+        let mut statement = connection.prepare(ids).unwrap();
+        let mut ids: Vec<String> = statement
             .query_map([], |row| row.get(0))
             .unwrap()
             .map(Result::unwrap)
             .collect();
-        let id = ids.get(which.index(ids.len().max(1)))?;
-        desk.task(id.parse().unwrap()).unwrap()
+        (!ids.is_empty()).then(|| ids.swap_remove(which.index(ids.len())))
+    }
+
+    /// What is made again was booked when it was first made.
+    fn forget(&mut self, which: &Index, commits: bool) {
+        let moves = "SELECT id FROM payments WHERE state = 'done' AND purpose = 'settlement' ORDER BY id";
+        let Some(id) = self.some_id(which, moves) else {
+            return;
+        };
+        let desk = self.desk.as_ref().unwrap();
+        let payout = desk.payout(&id.parse().unwrap()).unwrap().unwrap();
+        self.run(commits, |world, bank| {
+            let before = bank.balances().clone();
+            bank.make_again(payout, world.now.wall);
+            assert_eq!(*bank.balances(), before, "{id} is booked already");
+        });
     }
 
     fn operate(
@@ -402,7 +426,9 @@ impl World {
                 let payout = which.get(&payouts);
                 bank.move_payout(&payout.payment.id, state, now.wall).unwrap();
             }
-            Operation::Crash(_) | Operation::Restart => unreachable!("handled before"),
+            Operation::Crash(_) | Operation::Restart | Operation::Forget { .. } => {
+                unreachable!("handled before")
+            }
         }
     }
 
@@ -420,7 +446,7 @@ impl World {
                 )
                 .unwrap();
             let coming = desk.bank.payouts().filter(
-                |payout| matches!(&payout.purpose, Purpose::Settlement { receiver: to, .. } if *to == receiver.name),
+                |payout| !payout.is_booked && matches!(&payout.purpose, Purpose::Settlement { receiver: to, .. } if *to == receiver.name),
             );
             let coming: Amount = coming.map(|payout| payout.payment.amount).sum();
             i128::from(booked) + i128::from(coming.halfords())
