@@ -110,11 +110,10 @@ impl Holding {
         // An older grant that is no larger adds nothing to what is held.
         self.issued.retain(|(_, older)| larger(*older, grant) != grant);
         self.issued.push_back((revision + 1, grant));
-        if self.issued.len() > HELD_MAX
-            && let Some((_, oldest)) = self.issued.pop_front()
-            && let Some((_, next)) = self.issued.front_mut()
-        {
-            *next = larger(*next, oldest);
+        if self.issued.len() > HELD_MAX {
+            let (_, oldest) = self.issued[0];
+            self.issued[1].1 = larger(self.issued[1].1, oldest);
+            self.issued.pop_front();
         }
         true
     }

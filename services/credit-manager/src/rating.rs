@@ -147,6 +147,13 @@ mod tests {
         assert_eq!(meter.observe(absurd), Err(TotalTooLarge(absurd)));
         assert_eq!(meter.total(), CpuTime::ZERO);
         assert!(Meter::new(None).check(absurd).is_err());
+        // One microsecond for each coin: the journal would hold the total, and no sum of balances the cost.
+        let price = CpuPrice::from_cpu_time_per_grc(CpuTime::from_micros(1)).unwrap();
+        let most = CpuTime::from_micros(10_u64.pow(9));
+        let dear = Meter::new(Some(price));
+        assert_eq!((dear.check(most), dear.cost_of(most)), (Ok(()), COST_MAX));
+        let more = most.saturating_add(CpuTime::from_micros(1));
+        assert_eq!(dear.check(more), Err(TotalTooLarge(more)));
     }
 
     proptest! {

@@ -126,6 +126,8 @@ mod tests {
         assert_eq!(parts(0, 1_001), [800, 201]);
         // What was rounded to one's advantage is made up for.
         assert_eq!(parts(1_001, 1_001), [801, 200]);
+        // Too little to divide goes to one.
+        assert_eq!(parts(0, 1), [1]);
     }
 
     #[test]
