@@ -57,6 +57,13 @@ fn an_experiment_in_virtual_time_leaves_its_recording_tables_and_plots() {
         "what is recorded says the same"
     );
     experiment(&["plot", recording, "--into", again]);
+    let replayed = experiment(&["replay", recording, "--policy", "guardian", "--tasks", "burn"]);
+    assert_eq!(
+        (&replayed[0], &replayed[1]["policy"]),
+        (&ran[0], &"guardian".into()),
+        "{replayed:#}"
+    );
+    assert!(folder.path().join("replay/cpu.svg").exists());
     for name in ["funds", "cpu", "tasks"] {
         assert!(folder.path().join(name).with_extension("csv").exists(), "{name}");
         for extension in ["svg", "png"] {

@@ -79,6 +79,8 @@ impl Scale {
 
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
+    #[error("it drops no files, so there is nothing to run for real (hint: use --mode virtual)")]
+    NoTasks,
     #[error(
         "`{0}` cannot be run for real: it is neither CORES-SECONDS nor has it a file under `real.inputs`"
     )]
@@ -153,6 +155,9 @@ impl Plan {
                 tasks: dropped,
             });
         }
+        if alone.is_zero() {
+            return Err(PlanError::NoTasks);
+        }
         steps.sort_by_key(|step| step.at);
         let last = steps.last().map_or(Duration::ZERO, |step| step.at);
         let hold = Duration::from_secs(funds.hold_s.into());
@@ -216,6 +221,11 @@ fn drop_of(experiment: &Experiment, task: &Task, scale: Scale) -> Result<Dropped
             return Err(PlanError::NotCompressible(described.to_owned()));
         }
         let file = input.rsplit('/').next().unwrap_or(input);
+        // A sample is numbered as a task is; this run's number takes the place of its own.
+        let file = match file.split_once('.') {
+            Some((digits, rest)) if digits.bytes().all(|b| b.is_ascii_digit()) => rest,
+            _ => file,
+        };
         return Ok(Dropped {
             name: format!("{number}.{file}"),
             input: Some(input.clone()),

@@ -78,7 +78,7 @@ fn a_machine_with_more_cores_gives_no_more_than_described() {
 #[test]
 fn a_file_takes_its_time_and_its_price() {
     let mut experiment = experiment("aborted");
-    let input = "sample-input/clip.lavfi".to_owned();
+    let input = "sample-input/107.clip.lavfi".to_owned();
     experiment.real.inputs.insert("3-1000".to_owned(), input.clone());
     let plan = Plan::of(&experiment, "aborted", half_the_cores(1)).unwrap();
     let task = &plan.steps[0].tasks[0];

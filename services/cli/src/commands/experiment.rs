@@ -2,6 +2,7 @@
 
 mod compare;
 mod real;
+mod replay;
 mod run;
 
 use std::fs::{self, File};
@@ -32,6 +33,10 @@ pub(crate) enum ExperimentCommand {
     Run(run::RunArgs),
     /// Compare experiments and recordings: how well each used what it was given, and what it cost
     Compare(compare::CompareArgs),
+    /// Run a recording again in virtual time, under another policy or at another price
+    Replay(replay::ReplayArgs),
+    /// Show how far the published prototype's figures come out again, beside ours
+    Fidelity(replay::FidelityArgs),
     /// Draw a recording: funds, CPU and tasks, each as SVG and PNG
     Plot(PlotArgs),
 }
@@ -101,6 +106,8 @@ pub(crate) async fn run(command: ExperimentCommand, output: Output) -> anyhow::R
         ExperimentCommand::List(args) => list(&args, output),
         ExperimentCommand::Run(args) => run::run(args, output).await,
         ExperimentCommand::Compare(args) => compare::run(&args, output),
+        ExperimentCommand::Replay(args) => replay::replay(&args, output),
+        ExperimentCommand::Fidelity(args) => replay::fidelity(&args, output),
         ExperimentCommand::Plot(args) => draw(&args, output),
     }
 }

@@ -72,7 +72,10 @@ pub(super) async fn run(args: RunArgs, output: Output) -> anyhow::Result<()> {
         let (name, into) = if variant.is_empty() {
             (source.name.clone(), into.clone())
         } else {
-            (format!("{}, {variant}", source.name), into.join(&variant))
+            (
+                format!("{}, {variant}", source.name),
+                into.join(folder_name(&variant)),
+            )
         };
         let entries = match args.mode {
             Mode::Virtual => {
@@ -87,6 +90,14 @@ pub(super) async fn run(args: RunArgs, output: Output) -> anyhow::Result<()> {
         rows.push(Row::of(&entries));
     }
     output.show(&Rows(rows))
+}
+
+/// `fixed, no accounting` as `fixed-no-accounting`.
+fn folder_name(variant: &str) -> String {
+    let words = variant
+        .split(|c: char| !c.is_alphanumeric())
+        .filter(|word| !word.is_empty());
+    words.collect::<Vec<_>>().join("-")
 }
 
 async fn run_for_real(
@@ -118,7 +129,7 @@ fn scale(args: &RunArgs, experiment: &Experiment) -> anyhow::Result<Scale> {
 }
 
 /// Everything that is kept of a run: the recording as it was, and CSV and plots in the time described.
-fn write(entries: &[Entry], into: &Path) -> anyhow::Result<()> {
+pub(super) fn write(entries: &[Entry], into: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(into).with_context(|| format!("failed to make `{}`", into.display()))?;
     let path = into.join(RECORDING);
     let failed = || format!("failed to write `{}`", path.display());
