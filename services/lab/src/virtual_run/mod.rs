@@ -7,6 +7,7 @@
 //!
 //! Nothing here reads a clock or a file: the same experiment gives the same recording.
 
+mod container;
 mod kernel;
 mod log;
 mod money;

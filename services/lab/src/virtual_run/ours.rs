@@ -8,23 +8,19 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use container_manager::credit::SessionState;
 use container_manager::recording::{Entry, Record, TaskOutcome};
-use container_manager::restriction;
 use container_manager::scaler::headroom::{self, Demand};
-use container_manager::scaler::{Sample, Scaler};
 use credit_manager::bank::Usage;
 use credit_manager::session::Outcome;
 use tokio::time::Instant;
-use units::{Billing, ContainerId, CpuTime, MilliCores, Restriction};
+use units::{ContainerId, MilliCores, Restriction};
 
-use super::kernel::{Cpu, Work, micros};
+use super::container::{Attempt, Container, Pending};
+use super::kernel::{Work, micros};
 use super::log::Log;
 use super::money::{Funds, Money, MoneyError};
-use crate::scenario::{Drop, Function, Scenario};
+use crate::scenario::{Deposit, Drop, Scenario};
 
-/// From a task that waits to a container that can take it: measured, 68 to 89 ms.
-const CONTAINER_START_US: u64 = 80_000;
 /// From the end of a task to the next one's first instruction: one listing of a busy bucket.
 const TASK_GAP_US: u64 = 50_000;
 /// container-manager's `sample_ms`, `report_ms`, its pause between reports and its shortest look-ahead.
@@ -42,95 +38,13 @@ pub(super) fn run(scenario: &Scenario) -> Vec<Entry> {
     node.log.finish()
 }
 
-/// A task file that waits.
-#[derive(Clone, Debug)]
-struct Pending {
-    drop: Drop,
-    attempts: u32,
-}
-
-struct Attempt {
-    task: Pending,
-    state: SessionState,
-    work: Work,
-    billing: Billing,
-    /// Millicores × microseconds, for `current` billing.
-    reserved: u64,
-    frozen_at: Option<u64>,
-}
-
-impl Attempt {
-    fn billed(&self) -> CpuTime {
-        match self.billing {
-            Billing::Used => self.work.used(),
-            Billing::Current => CpuTime::from_micros(self.reserved / 1000),
-        }
-    }
-
-    fn restriction(&self) -> Restriction {
-        restriction::effective(&self.state, self.billed())
-    }
-}
-
-struct Container {
-    id: ContainerId,
-    ready_at: u64,
-    cpu: Cpu,
-    scaler: Scaler,
-    allocation: MilliCores,
-    restriction: Restriction,
-    read_at: u64,
-    attempts: Vec<Attempt>,
-    /// Nothing begins before.
-    free_at: u64,
-    idle_since: u64,
-}
-
-impl Container {
-    /// Counts what is reserved; enforces every grant. Says whether that changed anything.
-    fn look(&mut self, now: u64) -> bool {
-        let share = u64::try_from(self.attempts.len()).unwrap_or(1).max(1);
-        let reserved = u64::from(self.allocation.millicores()) * (now - self.read_at) / share;
-        self.read_at = now;
-        let mut hardest = Restriction::None;
-        for attempt in &mut self.attempts {
-            attempt.reserved += reserved;
-            let restriction = attempt.restriction();
-            hardest = hardest.max(restriction);
-            let freeze = restriction == Restriction::Stop;
-            attempt.work.freeze(freeze);
-            attempt.frozen_at = freeze.then(|| attempt.frozen_at.unwrap_or(now));
-        }
-        std::mem::replace(&mut self.restriction, hardest) != hardest
-    }
-
-    fn until_next_mark(&self) -> Option<u64> {
-        let until = |attempt: &Attempt| {
-            restriction::until_next_mark(&attempt.state, None, attempt.billed(), self.allocation)
-        };
-        self.attempts.iter().filter_map(until).min().map(micros)
-    }
-
-    fn desired(&mut self, at: Instant) -> MilliCores {
-        let desired = self.scaler.on_sample(&Sample {
-            at,
-            stat: self.cpu.stat(),
-            allocation: self.allocation,
-        });
-        match self.restriction {
-            Restriction::None => desired,
-            Restriction::Throttle | Restriction::Stop => desired.min(self.scaler.limits().floor()),
-        }
-    }
-}
-
 struct Node<'a> {
     scenario: &'a Scenario,
     began: Instant,
     money: Money,
     log: Log,
     drops: VecDeque<Drop>,
-    deposits: VecDeque<crate::scenario::Deposit>,
+    deposits: VecDeque<Deposit>,
     /// By function.
     queues: Vec<VecDeque<Pending>>,
     containers: Vec<Option<Container>>,
@@ -375,7 +289,7 @@ impl<'a> Node<'a> {
         let Some(container) = &mut self.containers[number] else {
             if !self.queues[number].is_empty() && may_start {
                 let id = ContainerId::from_uuid(self.money.id());
-                self.containers[number] = Some(container(function, id, now));
+                self.containers[number] = Some(Container::new(function, id, now));
             }
             return Ok(());
         };
@@ -462,21 +376,5 @@ impl<'a> Node<'a> {
             self.log
                 .tasks(now, &function.name, self.queues[number].len(), running);
         }
-    }
-}
-
-fn container(function: &Function, id: ContainerId, now: u64) -> Container {
-    let ready_at = now + CONTAINER_START_US;
-    Container {
-        id,
-        ready_at,
-        cpu: Cpu::new(ready_at, function.limits.max),
-        scaler: Scaler::new(&function.scaler, function.limits),
-        allocation: MilliCores::ZERO,
-        restriction: Restriction::None,
-        read_at: ready_at,
-        attempts: Vec::new(),
-        free_at: ready_at,
-        idle_since: ready_at,
     }
 }

@@ -2,73 +2,37 @@
 //!
 //! ```text
 //! usage ──points, 1 s──► guardian (10.05 s, looks 20 s back) ──request──► scaler (5 s) ──► limit ──snapshoter (10 s)──► known limit
-//!   └──► refeeder (10 s, looks 20 s back) ──► credit manager (10.35 s, bills 10 s of it) ──0.05 GRC──► coins
+//!   └──► refeeder (10 s, looks 20 s back) ──► credit manager (10.3 s, bills 10 s of it) ──0.05 GRC──► coins
 //! coins ──► credit manager: throttle below zero      coins ──► container manager (5.6 s): start, next task, stop
 //! ```
 //!
 //! What is known of it comes from its sources (the names below are theirs); what is not, when in its first period each
 //! loop happens to fire, is in [`Phases`]. The guardian itself is ours: the rules are the same.
 
+mod billing;
+mod delays;
+mod scaling;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
-use container_manager::cgroup::{CpuStat, CpuUsage};
+use container_manager::cgroup::CpuStat;
 use container_manager::recording::{Entry, Record, TaskOutcome};
 use container_manager::scaler::{Sample, Scaler};
 use credit_manager::standing;
 use tokio::time::Instant;
-use units::{Amount, ContainerId, CpuPrice, CpuTime, MilliCores, Restriction, Standing};
+use units::{Amount, ContainerId, CpuTime, MilliCores, Restriction, Standing};
 use uuid::Uuid;
 
 use super::kernel::{Cpu, Work, micros};
 use super::log::Log;
-use crate::scenario::{Drop, Function, Scenario, User};
+use crate::scenario::{Deposit, Drop, Function, Scenario, User};
+use delays::{
+    AFTERMATH_US, CONTAINER_START_US, CREDIT_US, GUARDIAN_US, MANAGER_US, QUOTA_LOSS, REFEEDER_US, SCALER_US,
+    SECOND_US, SNAPSHOTER_US, TASK_START_US, Timer,
+};
 
-const SECOND_US: u64 = 1_000_000;
-
-/// ContainerManager.py sleeps 5 s after each round; listing buckets and instances takes the rest. Measured: 3.05 s from a
-/// drop to the first instruction at the median, 4.84 s at the 90th percentile.
-const MANAGER_US: u64 = 5_600_000;
-/// From a container's start to its first instruction, so that a cold start takes the 7.7 s that were measured.
-const CONTAINER_START_US: u64 = 4_000_000;
-/// `sudo apptainer exec`, the script and the task file fetched before it.
-const TASK_START_US: u64 = 800_000;
-/// Guardian.py: `WINDOW_TIMELAPSE`, and `WINDOW_DELAY` as the published runs had it.
-const WINDOW_US: u64 = 10 * SECOND_US;
-const WINDOW_DELAY_US: u64 = 20 * SECOND_US;
-/// Guardian.py sleeps a window's length and asks the database before that. The 0.05 s are inferred: its decisions drift
-/// by half a window in the course of a published run.
-const GUARDIAN_US: u64 = 10_050_000;
-/// ClusterScaler.py: `POLLING_FREQUENCY`.
-const SCALER_US: u64 = 5 * SECOND_US;
-/// StructuresSnapshoter.py: `POLLING_FREQUENCY`. The guardian knows a new limit only after it.
-const SNAPSHOTER_US: u64 = 10 * SECOND_US;
-/// Refeeder.py: `WINDOW_TIMELAPSE`, with the same delay; it writes down what a user uses.
-const REFEEDER_US: u64 = 10 * SECOND_US;
-/// CreditManager.py sleeps 10 s and asks the daemon through a child process before that; it bills `POLLING_FREQUENCY` = 10 s
-/// for it. The 0.35 s are inferred from what the published balances lack.
-const CREDIT_US: u64 = 10_300_000;
-const BILLED: Duration = Duration::from_secs(10);
-/// CreditManager.py: less is not billed.
-const THRESHOLD: MilliCores = MilliCores::from_millicores(100);
-/// CreditManager.py: `MIN_COIN_MOVEMENT`; money moves in whole ones of these.
-const BLOCK: Amount = Amount::from_halfords(5_000_000);
-/// One share. The published raises of 96 follow from a container that gets one less than its limit.
-const QUOTA_LOSS: MilliCores = MilliCores::from_millicores(10);
-/// Billing goes on for so long after the last container.
-const AFTERMATH_US: u64 = 60 * SECOND_US;
-
-/// When each loop fires first, in milliseconds after the beginning.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Phases {
-    pub manager_ms: u64,
-    pub guardian_ms: u64,
-    pub scaler_ms: u64,
-    pub snapshoter_ms: u64,
-    pub refeeder_ms: u64,
-    pub credit_ms: u64,
-}
+pub use delays::Phases;
 
 pub(super) fn run(scenario: &Scenario, phases: &Phases) -> Vec<Entry> {
     let (Some(user), Some(function)) = (scenario.users.first(), scenario.functions.first()) else {
@@ -77,30 +41,6 @@ pub(super) fn run(scenario: &Scenario, phases: &Phases) -> Vec<Entry> {
     let mut platform = Platform::new(scenario, user, function, phases);
     platform.run();
     platform.log.finish()
-}
-
-/// A loop that sleeps.
-#[derive(Clone, Copy, Debug)]
-struct Timer {
-    next: u64,
-    period: u64,
-}
-
-impl Timer {
-    fn new(first_ms: u64, period: u64) -> Self {
-        Self {
-            next: first_ms * 1000,
-            period,
-        }
-    }
-
-    fn fires(&mut self, now: u64) -> bool {
-        let due = now >= self.next;
-        if due {
-            self.next += self.period;
-        }
-        due
-    }
 }
 
 struct Running {
@@ -134,7 +74,7 @@ struct Platform<'a> {
     began: Instant,
     log: Log,
     drops: VecDeque<Drop>,
-    deposits: VecDeque<crate::scenario::Deposit>,
+    deposits: VecDeque<Deposit>,
     queue: VecDeque<(Drop, u32)>,
     container: Option<Container>,
     starting_until: Option<u64>,
@@ -365,33 +305,6 @@ impl<'a> Platform<'a> {
         }
     }
 
-    /// A point of the time series that everybody else reads.
-    fn collect(&mut self, now: u64) {
-        if let Some(container) = &self.container {
-            let used = container.cpu.used();
-            let usage = used.saturating_sub(std::mem::replace(&mut self.counted, used));
-            let usage = MilliCores::that_delivers(usage, Duration::from_secs(1));
-            self.points.push_back((now, usage));
-        }
-        let oldest = now.saturating_sub(2 * (WINDOW_US + WINDOW_DELAY_US));
-        while self.points.pop_front_if(|(at, _)| *at < oldest).is_some() {}
-    }
-
-    /// The average over a window that ended a delay ago, of those points that there are.
-    fn window(&self, now: u64) -> Option<MilliCores> {
-        let end = now.checked_sub(WINDOW_DELAY_US)?;
-        let inside = |at: u64| at <= end && at + WINDOW_US > end;
-        let points: Vec<u32> = self
-            .points
-            .iter()
-            .filter(|(at, _)| inside(*at))
-            .map(|(_, usage)| usage.millicores())
-            .collect();
-        let count = u32::try_from(points.len()).ok()?;
-        let mean = points.iter().sum::<u32>().checked_div(count)?;
-        Some(MilliCores::from_millicores(mean))
-    }
-
     /// One round of the container manager.
     fn manage(&mut self, now: u64) {
         let settings = &self.user.settings;
@@ -432,99 +345,6 @@ impl<'a> Platform<'a> {
         self.ended_at = now;
     }
 
-    /// One round of the credit manager.
-    fn bill(&mut self) {
-        if self.used > THRESHOLD {
-            self.pending = self.pending.saturating_add(self.used.over(BILLED));
-        }
-        let price: CpuPrice = self.user.settings.price;
-        let block = price.affordable(BLOCK);
-        while self.pending >= block {
-            self.pending = self.pending.saturating_sub(block);
-            self.coins = self.coins.saturating_sub(BLOCK);
-        }
-        let floor = self.function.limits.floor();
-        match (self.restricted, self.coins) {
-            (false, coins) if coins.is_negative() => {
-                self.restricted = true;
-                self.throttle(floor);
-            }
-            (true, coins) if coins.is_positive() => {
-                self.restricted = false;
-                if let Some(container) = &mut self.container {
-                    container.guarded = true;
-                }
-            }
-            (true, _) => {
-                let slipped = |container: &Container| container.guarded || container.known != floor;
-                if self.container.as_ref().is_some_and(slipped) {
-                    self.throttle(floor);
-                }
-            }
-            (false, _) => {}
-        }
-    }
-
-    fn throttle(&mut self, floor: MilliCores) {
-        if let Some(container) = &mut self.container {
-            container.guarded = false;
-            self.request = Some(difference(container.known, floor));
-        }
-    }
-
-    fn guard(&mut self, now: u64) {
-        let usage = self.window(now);
-        let Some(container) = self.container.as_mut().filter(|container| container.guarded) else {
-            return;
-        };
-        let Some(usage) = usage else { return };
-        let known = container.known;
-        let mut look = |at: u64, told: CpuTime| {
-            let total = CpuUsage {
-                total: told,
-                ..CpuUsage::default()
-            };
-            let stat = CpuStat {
-                usage: total,
-                ..CpuStat::default()
-            };
-            container.scaler.on_sample(&Sample {
-                at: self.began + Duration::from_micros(at),
-                stat,
-                allocation: known,
-            })
-        };
-        let before = now.saturating_sub(GUARDIAN_US);
-        if container.guarded_at.is_none_or(|at| at < before) {
-            look(before, container.told);
-        }
-        container.told = container
-            .told
-            .saturating_add(usage.over(Duration::from_micros(now - before)));
-        let desired = look(now, container.told);
-        container.guarded_at = Some(now);
-        if desired != known {
-            self.request = Some(difference(known, desired));
-        }
-    }
-
-    /// Carries out the newest request, unless it would lead out of the limits.
-    fn rescale(&mut self) {
-        let Some(amount) = self.request.take() else { return };
-        let Some(container) = &mut self.container else {
-            return;
-        };
-        let wanted = i64::from(container.limit.millicores()) + amount;
-        let limits = self.function.limits;
-        let Ok(wanted) = u32::try_from(wanted).map(MilliCores::from_millicores) else {
-            return;
-        };
-        if wanted >= limits.min && wanted <= limits.max {
-            container.limit = wanted;
-            container.cpu.set_quota(wanted.saturating_sub(QUOTA_LOSS));
-        }
-    }
-
     fn note(&mut self, now: u64) {
         let settings = &self.user.settings;
         let standing = settings.standing(self.coins);
@@ -550,10 +370,6 @@ impl<'a> Platform<'a> {
                 .sample(now, container.id, &stat, container.limit, restriction);
         }
     }
-}
-
-fn difference(from: MilliCores, to: MilliCores) -> i64 {
-    i64::from(to.millicores()) - i64::from(from.millicores())
 }
 
 fn ended(function: &units::FunctionName, task: &Running, outcome: TaskOutcome) -> Record {
