@@ -249,6 +249,7 @@ pub struct Scaler {
     config: ScalerConfig,
     policy: Box<dyn Policy>,
     limits: CpuLimits,
+    has_begun: bool,
 }
 
 impl Scaler {
@@ -262,6 +263,7 @@ impl Scaler {
             config: config.clone(),
             policy,
             limits,
+            has_begun: false,
         }
     }
 
@@ -286,12 +288,14 @@ impl Scaler {
     /// What the container should have from now on, from `min` to `max`.
     pub fn on_sample(&mut self, sample: &Sample) -> MilliCores {
         let desired = self.policy.on_sample(sample, &self.limits);
-        let first = sample.allocation == MilliCores::ZERO;
-        self.limits.clamp(if first {
-            self.policy.initial(&self.limits)
-        } else {
-            desired
-        })
+        // An idle container may have sunk to nothing, which is no beginning.
+        let is_first = !std::mem::replace(&mut self.has_begun, true);
+        self.limits
+            .clamp(if is_first && sample.allocation == MilliCores::ZERO {
+                self.policy.initial(&self.limits)
+            } else {
+                desired
+            })
     }
 }
 
@@ -338,6 +342,25 @@ mod tests {
             let desired = Scaler::new(&config, limits(0, 4000)).on_sample(&sample);
             assert_eq!(desired.millicores(), expected, "{policy:?}");
         }
+    }
+
+    #[test]
+    fn an_idle_container_that_sank_to_nothing_stays_there() {
+        let mut scaler = Scaler::new(&ScalerConfig::default(), limits(0, 4000));
+        let (start, mut allocation) = (Instant::now(), MilliCores::ZERO);
+        let mut given = Vec::new();
+        for look in 0..50 {
+            let sample = Sample {
+                at: start + Duration::from_millis(100 * look),
+                stat: CpuStat::default(),
+                allocation,
+            };
+            allocation = scaler.on_sample(&sample);
+            given.push(allocation.millicores());
+        }
+        assert_eq!((given.first(), given.last()), (Some(&4000), Some(&0)));
+        given.dedup();
+        assert_eq!(given, [4000, 0]);
     }
 
     #[test]

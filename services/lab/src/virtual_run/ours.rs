@@ -322,6 +322,7 @@ impl<'a> Node<'a> {
                 break;
             };
             task.attempts += 1;
+            container.scaler.on_task(self.began + Duration::from_micros(now));
             let record = Record::TaskStarted {
                 function: function.name.clone(),
                 task: task.drop.task.clone(),
