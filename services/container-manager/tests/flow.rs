@@ -463,7 +463,7 @@ async fn a_setting_changes_what_runs_without_a_restart_and_stays_after_one() {
         quota.map(MilliCores::millicores)
     };
     world
-        .until("an idle minimum", |world| quota(world) == Some(50))
+        .until("an idle minimum", |world| quota(world) == Some(0))
         .await;
     for (key, value, code) in [
         ("scaler.guardian.window_ms", "0", tonic::Code::InvalidArgument),
@@ -486,7 +486,7 @@ async fn a_setting_changes_what_runs_without_a_restart_and_stays_after_one() {
         .await;
     world.set("scaler.policy", "tracking").await.unwrap();
     world
-        .until("the minimum again", |world| quota(world) == Some(50))
+        .until("the minimum again", |world| quota(world) == Some(0))
         .await;
     world.stopped().await;
 }

@@ -3,7 +3,7 @@
 use units::{ContainerId, MilliCores};
 
 /// The kernel's least quota, 1 ms in a period of 20. Less cannot be enforced, so it is set aside for everybody.
-pub(super) const LEAST: MilliCores = MilliCores::from_millicores(50);
+const LEAST: MilliCores = MilliCores::from_millicores(50);
 
 /// What one container has and wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

