@@ -183,7 +183,7 @@ async fn transfers_are_found_by_user_kind_reference_and_in_either_order() {
     service.stop().await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_ledger_in_use_is_copied_and_the_copy_passes_the_audit_alone() {
     let folder = tempfile::tempdir().unwrap();
     let mut service = service_with_history(folder.path()).await;
@@ -217,8 +217,34 @@ async fn a_ledger_in_use_is_copied_and_the_copy_passes_the_audit_alone() {
     let elsewhere = tempfile::tempdir().unwrap();
     let path = elsewhere.path().join("copy.db");
     std::fs::write(&path, copy).unwrap();
-    let proof = Reader::new(path).proof().await.unwrap();
+    let proof = Reader::new(path.clone()).proof().await.unwrap();
     assert_eq!(proof.transfers, u64::try_from(before).unwrap());
     let checks = audit::of_ledger(&proof);
     assert!(checks.iter().all(|check| check.ok), "{checks:#?}");
+
+    // Whatever is changed by hand, a check says so. Each change undoes the one before.
+    for (change, broken) in [
+        ("UPDATE sessions SET amount = amount + 1 WHERE amount > 0", "I4"),
+        (
+            "UPDATE sessions SET amount = amount - 1, total_us = total_us + 1000000 WHERE amount > 1",
+            "I4",
+        ),
+        (
+            "UPDATE sessions SET total_us = total_us - 1000000 WHERE amount > 0;
+             UPDATE accounts SET balance = balance + 1 WHERE name = 'chain';
+             UPDATE accounts SET balance = balance - 1 WHERE name = 'user:alice'",
+            "I2",
+        ),
+    ] {
+        rusqlite::Connection::open(&path)
+            .unwrap()
+            .execute_batch(change)
+            .unwrap();
+        let checks = audit::of_ledger(&Reader::new(path.clone()).proof().await.unwrap());
+        let failing = checks
+            .iter()
+            .filter(|check| !check.ok)
+            .map(|check| &check.name[..2]);
+        assert_eq!(failing.collect::<Vec<_>>(), [broken], "{change}: {checks:#?}");
+    }
 }

@@ -360,3 +360,24 @@ impl Journal {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_sqlite_has_rolled_back_itself_can_be_rolled_back_once_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(&folder.path().join("ledger.db")).unwrap();
+        for by_itself in [false, true] {
+            journal.begin().unwrap();
+            if by_itself {
+                // As on a full disk.
+                journal.connection.execute_batch("ROLLBACK").unwrap();
+            }
+            journal.roll_back().unwrap();
+        }
+        journal.begin().unwrap();
+        journal.commit().unwrap();
+    }
+}

@@ -39,9 +39,9 @@ impl Journal {
             .prepare("SELECT * FROM sessions WHERE closed_at_ms IS NULL ORDER BY id")?;
         for session in live.query_map([], |row| self.live_session(row))? {
             let session = session?;
-            if let Some(lineage) = self.lineage(session.task.root)? {
-                bank.restore_lineage(lineage);
-            }
+            let lineage = self.lineage(session.task.root)?;
+            // Its root is a task, so it is there.
+            bank.restore_lineage(lineage.ok_or(rusqlite::Error::QueryReturnedNoRows)?);
             bank.restore_session(session, now);
         }
         let mut payouts = self
