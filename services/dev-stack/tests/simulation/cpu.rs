@@ -13,6 +13,9 @@ use rustix::process::Pid;
 use tokio::time::Instant;
 use units::{ContainerId, CpuTime, MilliCores, SessionId};
 
+/// The kernel's least quota: 1 ms in a period of 20.
+const QUOTA_MIN: MilliCores = MilliCores::from_millicores(50);
+
 pub(crate) struct Cpu {
     container: ContainerId,
     session: SessionId,
@@ -24,6 +27,8 @@ pub(crate) struct Cpu {
 
 struct Counter {
     used: CpuTime,
+    /// Neither frozen nor dead.
+    ran: Duration,
     throttled: Duration,
     read_at: Instant,
     quota: MilliCores,
@@ -45,6 +50,7 @@ impl Cpu {
             need,
             counter: Mutex::new(Counter {
                 used: CpuTime::ZERO,
+                ran: Duration::ZERO,
                 throttled: Duration::ZERO,
                 read_at: Instant::now(),
                 quota: MilliCores::ZERO,
@@ -62,6 +68,7 @@ impl Cpu {
             let passed = now - counter.read_at;
             let used = counter.quota.min(self.demand).over(passed);
             counter.used = counter.used.saturating_add(used).min(self.need);
+            counter.ran += passed;
             if counter.quota < self.demand {
                 counter.throttled += passed;
             }
@@ -112,7 +119,7 @@ impl ContainerGroup for Cpu {
     }
 
     fn set_quota(&self, cpu: MilliCores) -> Result<(), CgroupError> {
-        self.at_now(|counter| counter.quota = cpu);
+        self.at_now(|counter| counter.quota = cpu.max(QUOTA_MIN));
         Ok(())
     }
 
@@ -142,10 +149,15 @@ impl ContainerGroup for Cpu {
 
     fn cpu_stat(&self) -> Result<CpuStat, CgroupError> {
         let usage = self.usage();
-        Ok(self.at_now(|counter| CpuStat {
-            usage,
-            throttled_time: counter.throttled,
-            ..CpuStat::default()
+        Ok(self.at_now(|counter| {
+            // A task wants the same in every period, so all of them are alike.
+            let periods = |of: Duration| u64::try_from(of.as_millis() / 20).unwrap();
+            CpuStat {
+                usage,
+                nr_periods: periods(counter.ran),
+                nr_throttled: periods(counter.throttled),
+                throttled_time: counter.throttled,
+            }
         }))
     }
 
