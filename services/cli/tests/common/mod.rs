@@ -232,6 +232,27 @@ impl Stack {
         }
     }
 
+    /// The physical memory of the stack's process.
+    pub fn memory_kib(&self) -> u64 {
+        let status = fs::read_to_string(self.proc("status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        line.unwrap().trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// The CPU time that the stack's process has used.
+    pub fn cpu(&self) -> Duration {
+        let stat = fs::read_to_string(self.proc("stat")).unwrap();
+        // After the name, which may hold anything: user and system ticks of 10 ms.
+        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        let ticks: u64 = [11, 12].map(|at| fields[at].parse::<u64>().unwrap()).iter().sum();
+        Duration::from_millis(ticks * 10)
+    }
+
+    fn proc(&self, file: &str) -> PathBuf {
+        let up = self.up.as_ref().unwrap();
+        Path::new("/proc").join(up.id().to_string()).join(file)
+    }
+
     /// The keys of a bucket.
     pub fn keys(&self, bucket: &str) -> Vec<String> {
         let page = self.s3(async |s3| s3.list_objects_v2().bucket(bucket).send().await.unwrap());
