@@ -218,15 +218,12 @@ pub async fn watch_over(
     let signal = node
         .meter
         .add_task(run.container, group.clone(), &licence, run.session.clone());
-    node.recorder.task_started(
-        &attempt.function,
-        Record::TaskStarted {
-            function: attempt.function.clone(),
-            task: attempt.key.to_string(),
-            attempt: licence.attempt,
-            container: run.container,
-        },
-    );
+    node.recorder.record(Record::TaskStarted {
+        function: attempt.function.clone(),
+        task: attempt.key.to_string(),
+        attempt: licence.attempt,
+        container: run.container,
+    });
     let uploads = LogUploads::start(node, &attempt);
     let mut freezer = Freezer::new(group.as_ref(), node.config.hold(), &node.frozen);
     if adopted {
@@ -286,18 +283,13 @@ pub async fn watch_over(
         frozen_ms,
         notes,
     };
-    let outcome = outcome(ending.how.verdict(licence.failures, run.max_attempts));
-    node.recorder.task_ended(
-        &attempt.function,
-        outcome,
-        Record::TaskEnded {
-            function: attempt.function.clone(),
-            task: attempt.key.to_string(),
-            attempt: licence.attempt,
-            used_us: ending.usage.total,
-            outcome,
-        },
-    );
+    node.recorder.record(Record::TaskEnded {
+        function: attempt.function.clone(),
+        task: attempt.key.to_string(),
+        attempt: licence.attempt,
+        used_us: ending.usage.total,
+        outcome: outcome(ending.how.verdict(licence.failures, run.max_attempts)),
+    });
     end(node, attempt, licence, Some(run), ending).await
 }
 

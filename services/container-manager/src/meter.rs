@@ -491,7 +491,7 @@ impl Meter {
                 continue;
             };
             match container.allocate(change.to) {
-                Ok(()) => self.recorder.record(container.sample(now)),
+                Ok(()) => {}
                 // It has nothing any more, and whoever ran it will say so.
                 Err(CgroupError::Gone { .. }) => container.allocation = MilliCores::ZERO,
                 Err(err) => {
@@ -501,8 +501,8 @@ impl Meter {
                 }
             }
         }
-        for container in live.values_mut().filter(|container| container.has_news(now)) {
-            self.recorder.record(container.sample(now));
+        for container in live.values() {
+            self.recorder.record(container.sample());
         }
     }
 }

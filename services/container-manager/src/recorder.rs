@@ -3,7 +3,7 @@
 //! Nothing ever waits for it. What is recorded goes into a bounded queue to a writer; a disk that is full, or too slow, ends
 //! the recording, which is said once, and nothing else.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,11 +16,11 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
-use units::{Amount, Billing, FunctionName, Standing, UserName};
+use units::{Amount, FunctionName, Standing, UserName};
 
 use crate::credit::{Account, Credit};
 use crate::layout::{self, TaskKey};
-use crate::recording::{self, Entry, Record, TaskOutcome};
+use crate::recording::{self, Entry, Record, TaskOutcome, Told};
 use crate::store::{ObjectStore, StoreError};
 
 /// Lines that wait for the disk, of some 250 bytes each: what a hundred containers have to tell in ten seconds.
@@ -48,22 +48,7 @@ struct Live {
     began: Instant,
     /// Absent once the recording has ended.
     to: Option<mpsc::Sender<Entry>>,
-    funds: BTreeMap<UserName, Funds>,
-    tasks: BTreeMap<FunctionName, Tasks>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Funds {
-    balance: Amount,
-    standing: Standing,
-    debt_limit: Amount,
-    billing: Billing,
-}
-
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-struct Tasks {
-    pending: u32,
-    running: u32,
+    told: Told,
 }
 
 /// The file's side of a recording.
@@ -84,8 +69,7 @@ impl Recorder {
         let live = Live {
             began: Instant::now(),
             to: Some(to),
-            funds: BTreeMap::new(),
-            tasks: BTreeMap::new(),
+            told: Told::default(),
         };
         let recorder = Self(Some(Arc::new(Mutex::new(live))));
         recorder.record(run);
@@ -93,72 +77,44 @@ impl Recorder {
         Ok((recorder, Writer { path, file, from }))
     }
 
+    /// What is as it was last told is passed over. Of a task that starts or ends, its function's counts are told as well.
     pub fn record(&self, record: Record) {
         self.with(|live| live.record(record));
     }
 
     /// What an account is worth, from the only one who knows all of it.
     pub fn account(&self, user: &UserName, account: &Account) {
-        self.with(|live| {
-            live.funds(
-                user,
-                Funds {
-                    balance: account.balance,
-                    standing: account.standing,
-                    debt_limit: account.debt_limit,
-                    billing: account.billing,
-                },
-            );
+        self.record(Record::Funds {
+            user: user.clone(),
+            balance: account.balance,
+            debt_limit: account.debt_limit,
+            standing: account.standing,
+            billing: account.billing,
         });
     }
 
     /// What a session tells of its user's account.
     pub fn balance(&self, user: &UserName, balance: Amount, standing: Standing) {
         self.with(|live| {
-            if let Some(known) = live.funds.get(user).copied() {
-                let funds = Funds {
+            if let Some(Record::Funds {
+                debt_limit, billing, ..
+            }) = live.told.funds(user)
+            {
+                let funds = Record::Funds {
+                    user: user.clone(),
                     balance,
+                    debt_limit: *debt_limit,
                     standing,
-                    ..known
+                    billing: *billing,
                 };
-                live.funds(user, funds);
+                live.record(funds);
             }
-        });
-    }
-
-    /// A task has left `input/`, or was found running.
-    pub fn task_started(&self, function: &FunctionName, record: Record) {
-        self.with(|live| {
-            live.record(record);
-            let tasks = live.tasks.get(function).copied().unwrap_or_default();
-            let now = Tasks {
-                pending: tasks.pending.saturating_sub(1),
-                running: tasks.running.saturating_add(1),
-            };
-            live.tasks(function, now);
-        });
-    }
-
-    pub fn task_ended(&self, function: &FunctionName, outcome: TaskOutcome, record: Record) {
-        self.with(|live| {
-            live.record(record);
-            let tasks = live.tasks.get(function).copied().unwrap_or_default();
-            let now = Tasks {
-                pending: tasks
-                    .pending
-                    .saturating_add(u32::from(outcome == TaskOutcome::Returned)),
-                running: tasks.running.saturating_sub(1),
-            };
-            live.tasks(function, now);
         });
     }
 
     /// How many objects wait in a function's `input/`.
     pub fn waiting(&self, function: &FunctionName, pending: u32) {
-        self.with(|live| {
-            let tasks = live.tasks.get(function).copied().unwrap_or_default();
-            live.tasks(function, Tasks { pending, ..tasks });
-        });
+        self.with(|live| live.count(function, |_, running| (pending, running)));
     }
 
     /// Nothing is taken down any more; the writer ends when all is on its way to the disk.
@@ -225,11 +181,53 @@ fn lock(live: &Mutex<Live>) -> MutexGuard<'_, Live> {
 }
 
 impl Live {
-    /// The moment is taken under the lock, so lines are in the order of time.
     fn record(&mut self, record: Record) {
-        let at_us = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        match &record {
+            Record::TaskStarted { function, .. } => {
+                let function = function.clone();
+                self.tell(record);
+                self.count(&function, |pending, running| {
+                    (pending.saturating_sub(1), running.saturating_add(1))
+                });
+            }
+            Record::TaskEnded {
+                function, outcome, ..
+            } => {
+                let (function, returned) = (function.clone(), *outcome == TaskOutcome::Returned);
+                self.tell(record);
+                self.count(&function, |pending, running| {
+                    (
+                        pending.saturating_add(u32::from(returned)),
+                        running.saturating_sub(1),
+                    )
+                });
+            }
+            _ => self.tell(record),
+        }
+    }
+
+    /// Tells how many tasks of a function wait and run, given how many did.
+    fn count(&mut self, function: &FunctionName, change: impl FnOnce(u32, u32) -> (u32, u32)) {
+        let (pending, running) = match self.told.tasks(function) {
+            Some(Record::Tasks { pending, running, .. }) => change(*pending, *running),
+            _ => change(0, 0),
+        };
+        self.tell(Record::Tasks {
+            function: function.clone(),
+            pending,
+            running,
+        });
+    }
+
+    /// The moment is taken under the lock, so lines are in the order of time.
+    fn tell(&mut self, record: Record) {
         let Some(to) = &self.to else { return };
-        match to.try_send(Entry { at_us, record }) {
+        let at_us = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let entry = Entry { at_us, record };
+        if !self.told.is_news(&entry) {
+            return;
+        }
+        match to.try_send(entry) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => {
                 warn!("the recording ends here: the disk does not keep up");
@@ -237,28 +235,6 @@ impl Live {
             }
             // The writer has said why.
             Err(TrySendError::Closed(_)) => self.to = None,
-        }
-    }
-
-    fn funds(&mut self, user: &UserName, funds: Funds) {
-        if self.funds.insert(user.clone(), funds) != Some(funds) {
-            self.record(Record::Funds {
-                user: user.clone(),
-                balance: funds.balance,
-                debt_limit: funds.debt_limit,
-                standing: funds.standing,
-                billing: funds.billing,
-            });
-        }
-    }
-
-    fn tasks(&mut self, function: &FunctionName, tasks: Tasks) {
-        if self.tasks.insert(function.clone(), tasks) != Some(tasks) {
-            self.record(Record::Tasks {
-                function: function.clone(),
-                pending: tasks.pending,
-                running: tasks.running,
-            });
         }
     }
 }
@@ -303,7 +279,7 @@ async fn waiting(store: &dyn ObjectStore, function: &FunctionName) -> Result<u32
 #[cfg(test)]
 mod tests {
     use super::*;
-    use units::MilliCores;
+    use units::{Billing, MilliCores};
 
     fn run() -> Record {
         Record::Run {

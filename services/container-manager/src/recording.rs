@@ -4,12 +4,18 @@
 //! one reads the other. Times are microseconds since the recording began; counters are the kernel's own, since the
 //! container was made.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, Write};
 
 use serde::{Deserialize, Serialize};
 use units::{
     Amount, Billing, ContainerId, CpuTime, FunctionName, MilliCores, Restriction, Standing, UserName,
 };
+
+use crate::cgroup::CpuStat;
+
+/// A container whose limit and restriction stay as they are is told of this often.
+const SAMPLE_PAUSE_US: u64 = 100_000;
 
 /// One line: what was so, or happened, at a moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +91,26 @@ pub enum Record {
     },
 }
 
+impl Record {
+    /// A look at a container.
+    pub fn sample(
+        container: ContainerId,
+        stat: &CpuStat,
+        allocation: MilliCores,
+        restriction: Restriction,
+    ) -> Self {
+        Self::Sample {
+            container,
+            used_us: stat.usage.total,
+            nr_periods: stat.nr_periods,
+            nr_throttled: stat.nr_throttled,
+            throttled_us: stat.throttled().micros(),
+            allocation_millicores: allocation,
+            restriction,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TaskOutcome {
@@ -104,6 +130,66 @@ pub enum RecordingError {
         #[source]
         err: serde_json::Error,
     },
+}
+
+/// What a recording has told last, so that it does not say the same again.
+#[derive(Debug, Default)]
+pub struct Told {
+    samples: BTreeMap<ContainerId, (u64, MilliCores, Restriction)>,
+    funds: BTreeMap<UserName, Record>,
+    tasks: BTreeMap<FunctionName, Record>,
+}
+
+impl Told {
+    /// Whether `entry` is news, in which case it now counts as told.
+    pub fn is_news(&mut self, entry: &Entry) -> bool {
+        let Entry { at_us, record } = entry;
+        match record {
+            Record::Sample {
+                container,
+                allocation_millicores,
+                restriction,
+                ..
+            } => {
+                let now = (*at_us, *allocation_millicores, *restriction);
+                let is_news = self
+                    .samples
+                    .get(container)
+                    .is_none_or(|(at_us, allocation, restriction)| {
+                        now.0 >= at_us + SAMPLE_PAUSE_US || (now.1, now.2) != (*allocation, *restriction)
+                    });
+                if is_news {
+                    self.samples.insert(*container, now);
+                }
+                is_news
+            }
+            Record::ContainerEnded { container } => {
+                self.samples.remove(container);
+                true
+            }
+            Record::Funds { user, .. } => {
+                self.funds.insert(user.clone(), record.clone()).as_ref() != Some(record)
+            }
+            Record::Tasks { function, .. } => {
+                self.tasks.insert(function.clone(), record.clone()).as_ref() != Some(record)
+            }
+            Record::Run { .. }
+            | Record::ContainerStarted { .. }
+            | Record::TaskStarted { .. }
+            | Record::TaskEnded { .. }
+            | Record::Deposit { .. } => true,
+        }
+    }
+
+    /// The last [`Record::Funds`] of a user.
+    pub fn funds(&self, user: &UserName) -> Option<&Record> {
+        self.funds.get(user)
+    }
+
+    /// The last [`Record::Tasks`] of a function.
+    pub fn tasks(&self, function: &FunctionName) -> Option<&Record> {
+        self.tasks.get(function)
+    }
 }
 
 /// Writes one line.
@@ -126,6 +212,29 @@ pub fn read(from: impl BufRead) -> impl Iterator<Item = Result<Entry, RecordingE
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_container_is_told_of_when_it_changes_and_every_tenth_of_a_second() {
+        let (a, b) = (ContainerId::new(), ContainerId::new());
+        let entry = |at_us, container, millicores, restriction| {
+            let allocation = MilliCores::from_millicores(millicores);
+            let record = Record::sample(container, &CpuStat::default(), allocation, restriction);
+            Entry { at_us, record }
+        };
+        let (free, throttled) = (Restriction::None, Restriction::Throttle);
+        let mut told = Told::default();
+        for (entry, is_news) in [
+            (entry(0, a, 500, free), true),
+            (entry(99_999, a, 500, free), false),
+            (entry(99_999, b, 500, free), true),
+            (entry(100_000, a, 500, free), true),
+            (entry(100_001, a, 501, free), true),
+            (entry(100_002, a, 501, throttled), true),
+            (entry(200_001, a, 501, throttled), false),
+        ] {
+            assert_eq!(told.is_news(&entry), is_news, "{entry:?}");
+        }
+    }
 
     #[test]
     fn what_is_written_is_read() {

@@ -24,8 +24,6 @@ const USED_OVER: Duration = Duration::from_secs(1);
 /// Of all containers, since this process began to meter them.
 const CPU_METRIC: &str = "gridfaas_container_cpu_microseconds_total";
 const THROTTLED_METRIC: &str = "gridfaas_container_throttled_microseconds_total";
-/// The recording hears of a container at least this often.
-const SAMPLE_PAUSE: Duration = Duration::from_millis(100);
 
 pub(super) struct LiveContainer {
     pub(super) info: ContainerInfo,
@@ -41,8 +39,6 @@ pub(super) struct LiveContainer {
     pub(super) tasks: BTreeMap<SessionId, LiveTask>,
     /// As last read.
     pub(super) stat: CpuStat,
-    /// When a sample was last recorded, and the restriction it told.
-    recorded: Option<(Instant, Restriction)>,
 }
 
 pub(super) struct LiveTask {
@@ -88,7 +84,6 @@ impl LiveContainer {
             read_at: None,
             tasks: BTreeMap::new(),
             stat: CpuStat::default(),
-            recorded: None,
         }
     }
 
@@ -114,25 +109,9 @@ impl LiveContainer {
         }
     }
 
-    /// Whether the recording has to hear of it, though its limit is as before.
-    pub(super) fn has_news(&self, now: Instant) -> bool {
-        self.recorded.is_none_or(|(at, restriction)| {
-            restriction != self.restriction || now.saturating_duration_since(at) >= SAMPLE_PAUSE
-        })
-    }
-
     /// What the recording says of it now.
-    pub(super) fn sample(&mut self, now: Instant) -> Record {
-        self.recorded = Some((now, self.restriction));
-        Record::Sample {
-            container: self.group.id(),
-            used_us: self.stat.usage.total,
-            nr_periods: self.stat.nr_periods,
-            nr_throttled: self.stat.nr_throttled,
-            throttled_us: self.stat.throttled().micros(),
-            allocation_millicores: self.allocation,
-            restriction: self.restriction,
-        }
+    pub(super) fn sample(&self) -> Record {
+        Record::sample(self.group.id(), &self.stat, self.allocation, self.restriction)
     }
 
     pub(super) fn read(&mut self, now: Instant) -> Result<(), CgroupError> {
