@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
+use service_kit::telemetry::LogFilter;
 
 use crate::commands::{
     audit, balance, completions, config, experiment, function, ledger, logs, node, ps, quote, receipt,
@@ -150,9 +151,9 @@ pub(crate) enum Command {
 
 impl Cli {
     /// Which log lines the process writes. A stack tells of its work; every other command speaks for itself.
-    pub(crate) fn log_filter(&self) -> &'static str {
+    pub(crate) fn log_filter(&self) -> LogFilter {
         let serves = matches!(self.command, Command::Up(_));
-        match (self.global.quiet, self.global.verbose, serves) {
+        let filter = match (self.global.quiet, self.global.verbose, serves) {
             (true, ..) => "error",
             (false, 0, false) => "warn",
             (false, 0, true) | (false, 1, false) => "info",
@@ -160,7 +161,8 @@ impl Cli {
                 "info,cli=debug,container_manager=debug,credit_manager=debug,chain=debug,store=debug"
             }
             _ => "debug",
-        }
+        };
+        LogFilter::new(filter).expect("a filter")
     }
 }
 

@@ -34,6 +34,6 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    service_kit::telemetry::start(cli.log_filter(), service_kit::telemetry::LogFormat::Text)?;
+    service_kit::telemetry::start(&cli.log_filter(), service_kit::telemetry::LogFormat::Text)?;
     Runtime::new()?.block_on(commands::run(cli))
 }

@@ -28,6 +28,11 @@ fn a_setting_is_changed_while_the_node_runs_and_survives_a_crash() {
         assert!(line.contains(part), "{line}");
     }
 
+    assert!(!stack.log().contains(" DEBUG "), "nobody asked for it");
+    stack.text(&["config", "set", "log", "debug"]);
+    stack.text(&["node", "containers"]);
+    assert!(stack.log().contains(" DEBUG "), "the log of the running node");
+
     let refused = stack.error(&["config", "set", "scaler.guardian.event_timeout_ms", "40000"]);
     assert!(refused.contains("the rule could never act"), "{refused}");
     let unknown = stack.error(&["config", "set", "scaler.speed", "9"]);

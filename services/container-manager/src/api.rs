@@ -20,7 +20,6 @@ use crate::journal::JournalError;
 use crate::layout::TaskKey;
 use crate::meter::Progress;
 use crate::node::Node;
-use crate::scaler::ScalerConfig;
 use crate::settings::{Setting, SettingError};
 use crate::task::{Attempt, State, Verdict};
 
@@ -209,7 +208,7 @@ impl ContainerService for Api {
         let (node, request) = (self.node.clone(), request.into_inner());
         // It waits for the disk.
         let set = tokio::task::spawn_blocking(move || {
-            let apply = |scaler: &ScalerConfig| node.meter.rescale(scaler.clone());
+            let apply = |settable| node.apply(settable);
             node.settings.set(&request.key, request.value.as_deref(), apply)
         });
         let setting = set

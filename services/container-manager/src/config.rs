@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
+use service_kit::telemetry::{LogFilter, LogFormat};
 use units::{MilliCores, NodeId};
 
 use crate::meter::MeterConfig;
@@ -74,6 +75,11 @@ pub struct Config {
     /// gRPC reflection, for development.
     #[serde(default)]
     pub reflection: bool,
+    /// What is logged until a setting says otherwise.
+    #[serde(default)]
+    pub log: LogFilter,
+    #[serde(default)]
+    pub log_format: LogFormat,
 }
 
 fn default_cgroup_tree() -> PathBuf {
@@ -244,6 +250,7 @@ mod tests {
         assert_eq!(config.frozen_memory_mib, default_frozen_memory_mib());
         assert_eq!(config.uid_first, default_uid_first());
         assert_eq!(config.scaler, ScalerConfig::default());
+        assert_eq!(config.log, LogFilter::default());
     }
 
     #[test]

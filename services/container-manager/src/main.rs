@@ -6,8 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Parser;
 use container_manager::{Config, Edges};
-use service_kit::telemetry::{self, LogFormat};
-use service_kit::{config, shutdown};
+use service_kit::{config, shutdown, telemetry};
 use tokio::net::TcpListener;
 
 /// Runs the task files of S3 buckets in metered containers.
@@ -17,12 +16,6 @@ struct Args {
     /// Configuration file; the environment overrides it (GRIDFAAS_CONTAINER__NODE, …).
     #[arg(long)]
     config: Option<PathBuf>,
-    /// What to log, for example `info` or `warn,container_manager=debug`.
-    #[arg(long, default_value = "info")]
-    log: String,
-    /// One JSON object a line.
-    #[arg(long)]
-    log_json: bool,
 }
 
 #[tokio::main]
@@ -37,15 +30,9 @@ async fn main() -> ExitCode {
 }
 
 async fn start(args: Args) -> anyhow::Result<()> {
-    telemetry::start(
-        &args.log,
-        if args.log_json {
-            LogFormat::Json
-        } else {
-            LogFormat::Text
-        },
-    )?;
-    let config: Config = config::load(args.config.as_deref(), "GRIDFAAS_CONTAINER")?;
+    let config: Config = config::load(args.config.as_deref(), "GRIDFAAS_CONTAINER")
+        .context("failed to load the configuration")?;
+    telemetry::start(&config.log, config.log_format)?;
     config.validate().context("the configuration is not valid")?;
     let listener = TcpListener::bind(config.listen)
         .await

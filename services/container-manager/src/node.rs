@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use receipt::SigningKey;
-use service_kit::Clock;
+use service_kit::{Clock, telemetry};
 use units::{ContainerId, SessionId};
 
 use crate::cgroup::CpuController;
@@ -19,7 +19,7 @@ use crate::memory::NodeMemory;
 use crate::meter::Meter;
 use crate::recorder::Recorder;
 use crate::scaler::Wishes;
-use crate::settings::Settings;
+use crate::settings::{Settable, Settings};
 use crate::spool::Spool;
 use crate::store::ObjectStore;
 use crate::warm::Uids;
@@ -61,6 +61,12 @@ impl Node {
     /// The files of one attempt.
     pub fn spool(&self, session: SessionId) -> Spool {
         Spool::new(self.config.state_dir.join("attempts").join(session.to_string()))
+    }
+
+    /// Goes on by these settings.
+    pub fn apply(&self, settable: Settable) {
+        telemetry::set_filter(settable.log);
+        self.meter.rescale(settable.scaler);
     }
 
     /// What a function asks for its container, bounded by what the node has.

@@ -8,7 +8,7 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use proto::container::v1::container_service_server::ContainerServiceServer;
 use receipt::SigningKey;
-use service_kit::{Chain, Clock, OnExit, Secret, Supervisor, SystemClock};
+use service_kit::{Chain, Clock, OnExit, Secret, Supervisor, SystemClock, telemetry};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -32,7 +32,7 @@ use crate::node::Node;
 use crate::recorder::Recorder;
 use crate::recording::Record;
 use crate::recover;
-use crate::settings::Settings;
+use crate::settings::{Settable, Settings};
 use crate::store::{ObjectStore, S3Store};
 use crate::warm::Uids;
 
@@ -97,12 +97,18 @@ pub async fn run(
     let registry = Arc::new(Registry::default());
     let journal = Journal::open(&config.state_dir.join("journal.db"))?;
     let (recorder, writer) = recorder(&config).await?;
-    let settings = Settings::load(config.state_dir.join(SETTINGS), config.scaler.clone())?;
+    let configured = Settable {
+        log: telemetry::filter(),
+        scaler: config.scaler.clone(),
+    };
+    let settings = Settings::load(config.state_dir.join(SETTINGS), configured)?;
+    let Settable { log, scaler } = settings.in_force();
+    telemetry::set_filter(log);
     let meter = Meter::new(
         edges.credit.clone(),
         Arc::new(journal.clone()),
         recorder.clone(),
-        config.meter(settings.scaler()),
+        config.meter(scaler),
     );
     let node = Arc::new(Node {
         images: Images::new(

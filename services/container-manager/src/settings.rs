@@ -14,6 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use service_kit::telemetry::LogFilter;
 use service_kit::{Chain, file};
 use tracing::{error, info};
 
@@ -52,22 +53,23 @@ pub enum SettingError {
 }
 
 /// All that can be set, in the shape of the configuration file.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Settable {
-    scaler: ScalerConfig,
+pub struct Settable {
+    pub log: LogFilter,
+    pub scaler: ScalerConfig,
 }
 
 /// The settings of a node.
 pub struct Settings {
     path: PathBuf,
-    configured: ScalerConfig,
+    configured: Settable,
     changes: Mutex<Changes>,
 }
 
 impl Settings {
     /// Takes up what was set before. What does not fit the configuration file any more is left out, and said.
-    pub fn load(path: PathBuf, configured: ScalerConfig) -> Result<Self, SettingError> {
+    pub fn load(path: PathBuf, configured: Settable) -> Result<Self, SettingError> {
         let changes = match std::fs::read(&path) {
             Ok(text) => serde_json::from_slice(&text).map_err(io::Error::from),
             Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(Changes::new()),
@@ -89,13 +91,13 @@ impl Settings {
     }
 
     /// What is in force.
-    pub fn scaler(&self) -> ScalerConfig {
+    pub fn in_force(&self) -> Settable {
         changed(&self.configured, &self.changes()).expect("checked when it was set")
     }
 
     /// Every setting, by key.
     pub fn list(&self) -> Vec<Setting> {
-        let (configured, now) = (leaves(&self.configured), leaves(&self.scaler()));
+        let (configured, now) = (leaves(&self.configured), leaves(&self.in_force()));
         let settings = configured.into_iter().zip(now);
         settings
             .map(|((key, configured), (_, value))| Setting {
@@ -112,7 +114,7 @@ impl Settings {
         &self,
         key: &str,
         value: Option<&str>,
-        apply: impl FnOnce(&ScalerConfig),
+        apply: impl FnOnce(Settable),
     ) -> Result<Setting, SettingError> {
         let mut changes = self.changes();
         let unknown = || SettingError::Unknown { key: key.to_owned() };
@@ -133,8 +135,8 @@ impl Settings {
         })?;
         self.write(&wanted)?;
         *changes = wanted;
-        apply(&now);
         let (from, to) = (leaf(&before, key), leaf(&now, key).ok_or_else(unknown)?);
+        apply(now);
         info!(key, from, to, "setting changed");
         Ok(Setting {
             key: key.to_owned(),
@@ -159,7 +161,7 @@ impl Settings {
 }
 
 /// The configured settings with changes, if they make sense together.
-fn changed(configured: &ScalerConfig, changes: &Changes) -> Result<ScalerConfig, SettingError> {
+fn changed(configured: &Settable, changes: &Changes) -> Result<Settable, SettingError> {
     let mut tree = tree(configured);
     for (key, value) in changes {
         let place = find(&mut tree, key).ok_or_else(|| SettingError::Unknown { key: key.clone() })?;
@@ -172,15 +174,13 @@ fn changed(configured: &ScalerConfig, changes: &Changes) -> Result<ScalerConfig,
             _ => Value::from(value.as_str()),
         };
     }
-    let settable = serde_json::from_value(tree).map(|settable: Settable| settable.scaler);
-    settable.map_err(|err| SettingError::Misfit {
+    serde_json::from_value(tree).map_err(|err| SettingError::Misfit {
         reason: err.to_string(),
     })
 }
 
-fn tree(scaler: &ScalerConfig) -> Value {
-    let scaler = scaler.clone();
-    serde_json::to_value(Settable { scaler }).expect("made of words and numbers")
+fn tree(settable: &Settable) -> Value {
+    serde_json::to_value(settable).expect("made of words and numbers")
 }
 
 fn find<'a>(tree: &'a mut Value, key: &str) -> Option<&'a mut Value> {
@@ -188,13 +188,13 @@ fn find<'a>(tree: &'a mut Value, key: &str) -> Option<&'a mut Value> {
     (!found.is_object()).then_some(found)
 }
 
-fn leaf(scaler: &ScalerConfig, key: &str) -> Option<String> {
-    find(&mut tree(scaler), key).map(|value| text(value))
+fn leaf(settable: &Settable, key: &str) -> Option<String> {
+    find(&mut tree(settable), key).map(|value| text(value))
 }
 
 /// Every key with its value, in order.
-fn leaves(scaler: &ScalerConfig) -> BTreeMap<String, Value> {
-    let (mut open, mut leaves) = (vec![(String::new(), tree(scaler))], BTreeMap::new());
+fn leaves(settable: &Settable) -> BTreeMap<String, Value> {
+    let (mut open, mut leaves) = (vec![(String::new(), tree(settable))], BTreeMap::new());
     while let Some((path, value)) = open.pop() {
         match value {
             Value::Object(parts) => {
@@ -224,7 +224,7 @@ mod tests {
     use units::MilliCores;
 
     fn at(path: PathBuf) -> Settings {
-        Settings::load(path, ScalerConfig::default()).unwrap()
+        Settings::load(path, Settable::default()).unwrap()
     }
 
     #[test]
@@ -234,8 +234,8 @@ mod tests {
         let settings = at(path.clone());
         let mut applied = None;
         let setting = settings
-            .set("scaler.policy", Some("guardian"), |scaler| {
-                applied = Some(scaler.policy());
+            .set("scaler.policy", Some("guardian"), |now| {
+                applied = Some(now.scaler.policy());
             })
             .unwrap();
         assert_eq!(
@@ -247,11 +247,14 @@ mod tests {
             .set("scaler.boundary_millicores", Some("50"), |_| {})
             .unwrap();
         let again = at(path.clone());
-        assert_eq!(again.scaler().policy(), PolicyName::Guardian);
-        assert_eq!(again.scaler().boundary(), MilliCores::from_millicores(50));
+        assert_eq!(again.in_force().scaler.policy(), PolicyName::Guardian);
+        assert_eq!(
+            again.in_force().scaler.boundary(),
+            MilliCores::from_millicores(50)
+        );
         assert_eq!(again.list(), settings.list());
         again.set("scaler.policy", None, |_| {}).unwrap();
-        assert_eq!(at(path).scaler().policy(), PolicyName::Tracking);
+        assert_eq!(at(path).in_force().scaler.policy(), PolicyName::Tracking);
     }
 
     #[test]
@@ -272,6 +275,7 @@ mod tests {
                 "6 events take 50000 ms, so the rule could never act",
             ),
             ("scaler.policy", "magic", "unknown variant `magic`"),
+            ("log", "a=b=c", "not a log filter"),
             ("scaler.boundary_millicores", "0", "must not be 0"),
             ("scaler.boundary_millicores", "5000000000", "expected u32"),
         ] {
@@ -280,7 +284,7 @@ mod tests {
             assert!(err.contains(reason), "{key} {value}: {err}");
         }
         assert!(!path.exists());
-        assert_eq!(settings.scaler(), ScalerConfig::default());
+        assert_eq!(settings.in_force(), Settable::default());
     }
 
     #[test]
@@ -289,10 +293,10 @@ mod tests {
         let path = folder.path().join("settings.json");
         for text in [r#"{"scaler.speed": "9"}"#, r#"{"scaler.policy": "magic"}"#] {
             std::fs::write(&path, text).unwrap();
-            assert_eq!(at(path.clone()).scaler(), ScalerConfig::default());
+            assert_eq!(at(path.clone()).in_force(), Settable::default());
         }
         std::fs::write(&path, "half of i").unwrap();
-        assert!(Settings::load(path, ScalerConfig::default()).is_err());
+        assert!(Settings::load(path, Settable::default()).is_err());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
-use service_kit::telemetry::LogFormat;
+use service_kit::telemetry::{LogFilter, LogFormat};
 use units::{Amount, Billing, CpuPrice, CpuTime, OnShortage, Policy, ReceiverName};
 
 use crate::settlement::gridcoin::Mode;
@@ -63,8 +63,8 @@ pub struct Config {
     /// Whether clients may ask for the service's protos.
     #[serde(default)]
     pub reflection: bool,
-    #[serde(default = "info")]
-    pub log: String,
+    #[serde(default)]
+    pub log: LogFilter,
     #[serde(default)]
     pub log_format: LogFormat,
 }
@@ -277,10 +277,6 @@ fn one_receiver() -> Vec<ReceiverConfig> {
         share: 1,
         address: None,
     }]
-}
-
-fn info() -> String {
-    "info".to_owned()
 }
 
 #[cfg(test)]

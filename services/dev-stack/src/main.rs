@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use dev_stack::UpConfig;
-use service_kit::{shutdown, telemetry};
+use service_kit::shutdown;
+use service_kit::telemetry::{self, LogFilter, LogFormat};
 
 /// Runs every service of gridfaas in one process until it is interrupted.
 #[derive(Parser)]
@@ -16,7 +17,7 @@ struct Args {
     data_dir: PathBuf,
     /// What to log, for example `info` or `warn,container_manager=debug`
     #[arg(long, default_value = "info")]
-    log: String,
+    log: LogFilter,
 }
 
 #[tokio::main]
@@ -31,7 +32,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
-    telemetry::start(&args.log, telemetry::LogFormat::Text)?;
+    telemetry::start(&args.log, LogFormat::Text)?;
     let config = UpConfig::new(std::path::absolute(args.data_dir)?);
     dev_stack::up(config, shutdown::on_signal()?, |_| Ok(())).await
 }
