@@ -61,7 +61,9 @@ fn every_test_that_the_specification_names_exists() {
         tests.extend(between(&text, "fn ", '(').map(str::to_owned));
     }
     let page = std::fs::read_to_string(root().join("docs/specification.md")).unwrap();
-    let rows = page.lines().filter(|line| line.starts_with("| ") && line.contains('`'));
+    let rows = page
+        .lines()
+        .filter(|line| line.starts_with("| ") && line.contains('`'));
     let mut count = 0;
     for row in rows {
         let watched_by = row.trim_end_matches(['|', ' ']).rsplit_once(" | ").unwrap().1;
