@@ -114,7 +114,10 @@ async fn start(
         key.processing(),
         inbox.task(&key.file_name()),
     );
-    let download = || node.store.download(bucket, &source, &task_file);
+    let download = || {
+        node.store
+            .download(bucket, &source, &task_file, node.config.fetch_bytes_max())
+    };
     let fetched = download
         .retry(
             ExponentialBuilder::default()

@@ -54,6 +54,8 @@ pub struct Claimer<'a> {
     pub journal: &'a Journal,
     pub function: &'a FunctionName,
     pub capacity: MilliCores,
+    /// The largest file that may be a task here.
+    pub bytes_max: u64,
 }
 
 impl Claimer<'_> {
@@ -63,6 +65,9 @@ impl Claimer<'_> {
         let Some(mut head) = self.store.head(bucket, &key.input()).await? else {
             return Ok(Claim::Lost);
         };
+        if let Some(reason) = key.problem().or_else(|| self.too_large(&head)) {
+            return self.park(key, &head, reason, now).await;
+        }
         let mut attempt = Attempt {
             session: SessionId::new(),
             function: self.function.clone(),
@@ -120,6 +125,16 @@ impl Claimer<'_> {
             }
             Err(err) => Ok(Claim::Cut { attempt, err }),
         }
+    }
+
+    fn too_large(&self, head: &Head) -> Option<String> {
+        let bytes_max = self.bytes_max;
+        (head.size > bytes_max).then(|| {
+            format!(
+                "the file has {} bytes, and this node takes at most {bytes_max}",
+                head.size
+            )
+        })
     }
 
     /// Moves the object to `processing/`, if it is still the version that was seen.

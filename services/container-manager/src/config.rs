@@ -63,6 +63,13 @@ pub struct Config {
     /// The most that is kept of one attempt's output.
     #[serde(default = "default_log_bytes_max")]
     pub log_bytes_max: u64,
+    /// The most that one task's file, one image unpacked, or one function's staging data may take of this node's disk.
+    #[serde(default = "default_fetch_mib_max")]
+    pub fetch_mib_max: u64,
+    /// How long containers go on when no manager is heard of. Below credit-manager's `lease_ms`, after which another node may
+    /// run their tasks.
+    #[serde(default = "default_orphan_ms")]
+    pub orphan_ms: u64,
     /// The first of the user ids that containers run under; each live container has one of its own.
     #[serde(default = "default_uid_first")]
     pub uid_first: u32,
@@ -117,6 +124,15 @@ const fn default_frozen_memory_mib() -> u64 {
 
 const fn default_log_bytes_max() -> u64 {
     16 << 20
+}
+
+const fn default_fetch_mib_max() -> u64 {
+    20_480
+}
+
+/// Four fifths of the lease that credit-manager gives by default.
+const fn default_orphan_ms() -> u64 {
+    240_000
 }
 
 /// Above what Linux distributions give to people and to subordinate ranges.
@@ -176,6 +192,12 @@ impl Config {
             "log_upload_ms",
             "from 100 to 10000",
         )?;
+        check(
+            (1000..=86_400_000).contains(&self.orphan_ms),
+            "orphan_ms",
+            "from 1000 to 86400000",
+        )?;
+        check(self.fetch_mib_max > 0, "fetch_mib_max", "above 0")?;
         check(self.log_bytes_max >= 1024, "log_bytes_max", "at least 1024")?;
         check(
             self.uid_first >= 1000,
@@ -224,6 +246,14 @@ impl Config {
         }
     }
 
+    pub(crate) fn fetch_bytes_max(&self) -> u64 {
+        self.fetch_mib_max.saturating_mul(1 << 20)
+    }
+
+    pub(crate) fn orphan(&self) -> Duration {
+        Duration::from_millis(self.orphan_ms)
+    }
+
     pub(crate) fn hold(&self) -> Duration {
         Duration::from_millis(self.hold_ms)
     }
@@ -248,6 +278,8 @@ mod tests {
         assert_eq!(config.log_bytes_max, default_log_bytes_max());
         assert_eq!(config.hold_ms, default_hold_ms());
         assert_eq!(config.frozen_memory_mib, default_frozen_memory_mib());
+        assert_eq!(config.fetch_mib_max, default_fetch_mib_max());
+        assert_eq!(config.orphan_ms, default_orphan_ms());
         assert_eq!(config.uid_first, default_uid_first());
         assert_eq!(config.scaler, ScalerConfig::default());
         assert_eq!(config.log, LogFilter::default());

@@ -389,6 +389,7 @@ impl FunctionLoop {
             capacity: MilliCores::from_millicores(
                 container.cpu_max().millicores() / container.concurrency().max(1),
             ),
+            bytes_max: self.node.config.fetch_bytes_max(),
         };
         claimer.claim(key, self.node.clock.now()).await
     }

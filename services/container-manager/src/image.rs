@@ -22,8 +22,8 @@ const BUILD_TIMEOUT: Duration = Duration::from_secs(900);
 /// Turns image files into folders.
 #[async_trait]
 pub trait ImageTool: Send + Sync + 'static {
-    /// Unpacks a `.sif` into `folder`, which is whole when it appears.
-    async fn unpack(&self, sif: &Path, folder: &Path) -> Result<(), ContainerError>;
+    /// Unpacks a `.sif` into `folder`, which is whole when it appears and holds at most `bytes_max`.
+    async fn unpack(&self, sif: &Path, folder: &Path, bytes_max: u64) -> Result<(), ContainerError>;
 
     /// Builds a `.sif` from a definition, which runs the commands in it.
     async fn build(&self, definition: &Path, sif: &Path) -> Result<(), ContainerError>;
@@ -31,8 +31,8 @@ pub trait ImageTool: Send + Sync + 'static {
 
 #[async_trait]
 impl ImageTool for ApptainerTool {
-    async fn unpack(&self, sif: &Path, folder: &Path) -> Result<(), ContainerError> {
-        Self::unpack(self, sif, folder).await
+    async fn unpack(&self, sif: &Path, folder: &Path, bytes_max: u64) -> Result<(), ContainerError> {
+        Self::unpack(self, sif, folder, bytes_max).await
     }
 
     async fn build(&self, definition: &Path, sif: &Path) -> Result<(), ContainerError> {
@@ -85,6 +85,8 @@ pub struct Images {
     root: PathBuf,
     tool: Arc<dyn ImageTool>,
     builds: bool,
+    /// Of one image, packed or unpacked.
+    bytes_max: u64,
     /// One at a time: it is bound by the disk, and two functions may bring the same image.
     unpacking: Mutex<()>,
     /// One at a time, and nobody but another build waits for it: a definition may take its whole time limit.
@@ -92,11 +94,12 @@ pub struct Images {
 }
 
 impl Images {
-    pub fn new(root: PathBuf, tool: Arc<dyn ImageTool>, builds: bool) -> Self {
+    pub fn new(root: PathBuf, tool: Arc<dyn ImageTool>, builds: bool, bytes_max: u64) -> Self {
         Self {
             root,
             tool,
             builds,
+            bytes_max,
             unpacking: Mutex::new(()),
             building: Mutex::new(()),
         }
@@ -140,7 +143,7 @@ impl Images {
         let file = incoming
             .path()
             .join(if is_definition { "image.def" } else { "image.sif" });
-        let fetched = store.download(bucket, &object.key, &file).await?;
+        let fetched = store.download(bucket, &object.key, &file, self.bytes_max).await?;
         let fetched = fetched.ok_or_else(|| ImageError::Gone { key: key() })?;
         let image = Image {
             folder: self.root.join(&fetched.sha256),
@@ -161,7 +164,8 @@ impl Images {
             };
             let _one_at_a_time = self.unpacking.lock().await;
             if !image.folder.is_dir() {
-                self.tool.unpack(&sif, &image.folder).await.map_err(broken)?;
+                let unpacked = self.tool.unpack(&sif, &image.folder, self.bytes_max);
+                unpacked.await.map_err(broken)?;
                 info!(bucket, key = object.key, digest = image.digest, "image prepared");
             }
         }

@@ -27,6 +27,8 @@ pub const STATUS_ALERT: &str = "status/alert.json";
 
 /// The longest key of an object, in bytes.
 const KEY_MAX: usize = 1024;
+/// The most that a task's other keys add to its name: those of `logs/out-task-NAME.txt.error`.
+const RESERVED_BYTES: usize = 24;
 /// A result with a longer name gets a shorter one in the next function's input, in bytes.
 const CHAINED_NAME_MAX: usize = 200;
 /// What such a name keeps of its end; with its digest it is longer than [`CHAINED_NAME_MAX`].
@@ -68,11 +70,32 @@ impl TaskKey {
     }
 
     pub fn failed(&self) -> String {
-        format!("failed/{}", self.0)
+        format!("failed/{}", self.parked())
     }
 
     pub fn failed_reason(&self) -> String {
-        format!("failed/{}.reason.json", self.0)
+        format!("failed/{}.reason.json", self.parked())
+    }
+
+    /// Why no task can have this key; `None` if one can.
+    pub fn problem(&self) -> Option<String> {
+        let longest = self.0.len() + RESERVED_BYTES;
+        (longest > KEY_MAX).then(|| {
+            format!(
+                "the file's name has {} bytes below `input/`, and its logs and results need names of their own: \
+                 at most {} fit",
+                self.0.len(),
+                KEY_MAX - RESERVED_BYTES
+            )
+        })
+    }
+
+    /// The name below `failed/`: the task's own, or a short one for a name that is too long to run.
+    fn parked(&self) -> String {
+        match self.problem() {
+            None => self.0.clone(),
+            Some(_) => shortened(&self.0),
+        }
     }
 
     /// The key of one file that the script left in its results directory.
@@ -142,16 +165,17 @@ pub fn chained_key(function: &FunctionName, task: TaskId, result: &str) -> TaskK
     if result.len() <= CHAINED_NAME_MAX {
         return TaskKey(format!("{folder}{result}"));
     }
-    let mut cut = result.len() - CHAINED_ENDING;
-    while !result.is_char_boundary(cut) {
+    TaskKey(format!("{folder}{}", shortened(result)))
+}
+
+/// The digest of a long name and its end. Longer than any name that is taken as it is.
+fn shortened(name: &str) -> String {
+    let mut cut = name.len() - CHAINED_ENDING;
+    while !name.is_char_boundary(cut) {
         cut += 1;
     }
-    // Longer than any name that is taken as it is.
-    let digest = hex::encode(Sha256::digest(result));
-    TaskKey(format!(
-        "{folder}{digest}-{}",
-        result[cut..].trim_start_matches('/')
-    ))
+    let digest = hex::encode(Sha256::digest(name));
+    format!("{digest}-{}", name[cut..].trim_start_matches('/'))
 }
 
 /// The name of a file under `quote/`, and the key of its answer; `None` for a "directory" object, or where the answer's
@@ -222,6 +246,31 @@ mod tests {
             key.result(&"n".repeat(key.result_name_bytes_max())).len(),
             KEY_MAX
         );
+    }
+
+    #[test]
+    fn a_name_that_is_too_long_to_run_can_still_be_parked() {
+        let longest = TaskKey::from_name(&"k".repeat(KEY_MAX - RESERVED_BYTES)).unwrap();
+        assert_eq!(longest.problem(), None);
+        let keys = |key: &TaskKey| {
+            [
+                key.processing(),
+                key.output(),
+                key.failed_reason(),
+                key.receipt(),
+                key.error_log(),
+                key.aborted(),
+            ]
+        };
+        assert_eq!(
+            keys(&longest).map(|key| key.len()).into_iter().max(),
+            Some(KEY_MAX)
+        );
+
+        let too_long = TaskKey::from_name(&format!("{}.txt", "k".repeat(KEY_MAX - RESERVED_BYTES))).unwrap();
+        assert!(too_long.problem().unwrap().contains("at most 1000"));
+        assert!(too_long.failed_reason().len() < KEY_MAX && too_long.failed().ends_with(".txt"));
+        assert_ne!(too_long.failed(), longest.failed());
     }
 
     #[test]

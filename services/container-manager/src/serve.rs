@@ -66,11 +66,18 @@ impl Edges {
             .await
             .map_err(with_hint)?;
         let hierarchies = Hierarchies::of_this_machine()?;
+        let runtime = ApptainerRuntime::new(tool.clone(), &config.state_dir)?;
+        if !runtime.fences_tasks() {
+            warn!(
+                "this kernel has no Landlock with scopes (Linux 6.12), so a task can end its container and what it used \
+                 is then free of charge"
+            );
+        }
         Ok(Self {
             store: Arc::new(store),
             credit: Arc::new(GrpcCredit::new(&config.credit_url, config.node.clone())?),
             cgroups: Arc::new(KernelCpuController::new(hierarchies, &config.cgroup_tree)?),
-            runtime: Arc::new(ApptainerRuntime::new(tool.clone(), &config.state_dir)?),
+            runtime: Arc::new(runtime),
             images: Arc::new(tool),
             clock: Arc::new(SystemClock),
             hints: futures::stream::pending().boxed(),
@@ -115,6 +122,7 @@ pub async fn run(
             config.state_dir.join("images"),
             edges.images,
             config.build_definitions,
+            config.fetch_bytes_max(),
         ),
         uids: Uids::new(config.uid_first),
         signing_key: SigningKey::read_or_make(&config.state_dir.join(SIGNING_KEY))?,

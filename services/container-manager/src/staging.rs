@@ -10,6 +10,9 @@ use sha2::{Digest as _, Sha256};
 use crate::layout;
 use crate::store::{Listed, ObjectStore, StoreError};
 
+/// The most objects under `staging/`.
+const OBJECTS_MAX: usize = 100_000;
+
 #[derive(Debug, thiserror::Error)]
 pub enum StagingError {
     #[error(transparent)]
@@ -20,6 +23,13 @@ pub enum StagingError {
         #[source]
         err: io::Error,
     },
+    #[error(
+        "the objects under `staging/` have {bytes} bytes together, and this node takes at most {bytes_max}"
+    )]
+    TooLarge { bytes: u64, bytes_max: u64 },
+    /// More than any listing of ours should hold in memory.
+    #[error("there are more than {OBJECTS_MAX} objects under `staging/`")]
+    TooMany,
     /// A key that no file can have beside the others: the hint is in the words.
     #[error("`{key}` cannot be a file of its own below /staging (rename it: {why})")]
     Key { key: String, why: &'static str },
@@ -33,6 +43,7 @@ pub async fn prepare(
     store: &dyn ObjectStore,
     bucket: &str,
     root: &Path,
+    bytes_max: u64,
 ) -> Result<Option<PathBuf>, StagingError> {
     let objects = list_all(store, bucket).await?;
     if objects.is_empty() {
@@ -41,6 +52,12 @@ pub async fn prepare(
     let folder = root.join(fingerprint(bucket, &objects));
     if folder.is_dir() {
         return Ok(Some(folder));
+    }
+    let bytes = objects
+        .iter()
+        .fold(0u64, |sum, object| sum.saturating_add(object.size));
+    if bytes > bytes_max {
+        return Err(StagingError::TooLarge { bytes, bytes_max });
     }
     let disk = |path: &Path, err| StagingError::Disk {
         path: path.to_owned(),
@@ -60,7 +77,7 @@ pub async fn prepare(
                 why: "another key is a file where this one needs a folder",
             })?;
         }
-        store.download(bucket, &object.key, &path).await?;
+        store.download(bucket, &object.key, &path, bytes_max).await?;
     }
     std::fs::rename(&partial, &folder).map_err(|err| disk(&folder, err))?;
     Ok(Some(folder))
@@ -81,7 +98,7 @@ pub fn sweep(root: &Path, in_use: &HashSet<PathBuf>) -> io::Result<()> {
     Ok(())
 }
 
-async fn list_all(store: &dyn ObjectStore, bucket: &str) -> Result<Vec<Listed>, StoreError> {
+async fn list_all(store: &dyn ObjectStore, bucket: &str) -> Result<Vec<Listed>, StagingError> {
     let mut objects: Vec<Listed> = Vec::new();
     loop {
         let after = objects.last().map(|object| object.key.clone());
@@ -90,6 +107,9 @@ async fn list_all(store: &dyn ObjectStore, bucket: &str) -> Result<Vec<Listed>, 
             .await?;
         let done = page.len() < 1000;
         objects.extend(page);
+        if objects.len() > OBJECTS_MAX {
+            return Err(StagingError::TooMany);
+        }
         if done {
             objects.retain(|object| !object.key.ends_with('/'));
             return Ok(objects);

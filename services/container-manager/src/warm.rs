@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use service_kit::Chain;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 use units::{ContainerId, FunctionName, MilliCores, Timestamp, UserName};
 
@@ -25,6 +26,8 @@ use crate::utils::ImageObject;
 /// What the launcher and the runner need beside the tasks; measured floors are 24 processes and 16 MiB.
 const OWN_PIDS: u32 = 64;
 const OWN_MEMORY_MIB: u64 = 256;
+/// How often a container is told that its manager lives, in the time after which it would end by itself.
+const REASSURANCES: u32 = 8;
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +69,8 @@ pub struct WarmContainer {
     group: Arc<dyn ContainerGroup>,
     handle: Arc<dyn Container>,
     record: Record,
+    /// Keeps the container from ending by itself.
+    _reassurance: AbortOnDropHandle<()>,
     /// Held for as long as anything may run under it.
     _uid: UidLease,
     _memory: Reservation,
@@ -82,7 +87,8 @@ impl WarmContainer {
     ) -> Result<Arc<Self>, WarmError> {
         let (store, bucket) = (node.store.as_ref(), function.as_str());
         let image = node.images.prepare(store, bucket, image).await?;
-        let staging = staging::prepare(store, bucket, &node.staging_root()).await?;
+        let staging =
+            staging::prepare(store, bucket, &node.staging_root(), node.config.fetch_bytes_max()).await?;
         let id = ContainerId::new();
         let cpu = node.wishes(settings);
         let concurrency = settings.concurrency;
@@ -119,6 +125,7 @@ impl WarmContainer {
                 image: image.folder,
                 staging,
                 uid: uid.uid,
+                orphan: node.config.orphan(),
                 work_bytes_max: settings.scratch_mib.saturating_mul(1 << 20),
                 launcher_procs: group.launcher_procs(),
             };
@@ -133,7 +140,7 @@ impl WarmContainer {
             }
         };
         info!(container_id = %id, %function, %user, image = record.image_digest, "container started");
-        Ok(Self::new(group, handle, record, uid, memory))
+        Ok(Self::new(node, group, handle, record, uid, memory))
     }
 
     /// Takes over a container of an earlier manager; `None` if it does not run any more.
@@ -151,17 +158,27 @@ impl WarmContainer {
         node.meter
             .adopt_container(record.info(), group.clone(), record.cpu)?;
         let memory = node.memory.adopt(record.memory_mib);
-        Ok(Some(Self::new(group, handle, record, uid, memory)))
+        Ok(Some(Self::new(node, group, handle, record, uid, memory)))
     }
 
     fn new(
+        node: &Node,
         group: Arc<dyn ContainerGroup>,
         handle: Arc<dyn Container>,
         record: Record,
         uid: UidLease,
         memory: Reservation,
     ) -> Arc<Self> {
+        let reassured = handle.clone();
+        let mut timer = tokio::time::interval(node.config.orphan() / REASSURANCES);
+        let reassurance = tokio::spawn(async move {
+            loop {
+                timer.tick().await;
+                reassured.reassure().await;
+            }
+        });
         Arc::new(Self {
+            _reassurance: AbortOnDropHandle::new(reassurance),
             group,
             handle,
             record,

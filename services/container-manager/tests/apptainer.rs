@@ -4,179 +4,19 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
+mod stage;
+
 use std::fs;
-use std::future::Future;
 use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use container_manager::container::{
-    ApptainerRuntime, ApptainerTool, Container, ContainerError, ContainerRuntime, ContainerSpec, ExitRecord,
-    LogBytes, Outcome, RunLimits, RunRequest, RunningTask,
-};
+use container_manager::container::{ContainerError, ContainerRuntime, LogBytes, Outcome, RunRequest};
 use container_manager::results;
 use rustix::process::Pid;
-use tempfile::TempDir;
-use units::ContainerId;
-
-const DEADLINE: Duration = Duration::from_secs(60);
-const WORK_BYTES: u64 = 32 << 20;
-/// Each container of this test program gets a user id of its own, as in the service.
-static NEXT_UID: AtomicU32 = AtomicU32::new(1_900_000_000);
-
-/// A runtime with one container.
-struct Stage {
-    folder: TempDir,
-    runtime: ApptainerRuntime,
-    spec: ContainerSpec,
-    container: Arc<dyn Container>,
-}
-
-fn is_root() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        eprintln!("SKIPPED: containers need root");
-    }
-    root
-}
-
-fn image(name: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../target/images")
-        .join(name);
-    let found = path.canonicalize();
-    found.unwrap_or_else(|_| {
-        panic!("no test image `target/images/{name}`; hint: run `images/build.sh base target/images/{name}`")
-    })
-}
-
-async fn tool() -> ApptainerTool {
-    ApptainerTool::find(None)
-        .await
-        .unwrap_or_else(|err| panic!("{err}; hint: {}", err.hint().unwrap_or_default()))
-}
-
-async fn within<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(DEADLINE, future)
-        .await
-        .expect("it should not have taken a minute")
-}
-
-async fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let started = Instant::now();
-    while !condition() {
-        assert!(started.elapsed() < DEADLINE, "{what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-impl Stage {
-    async fn start() -> Self {
-        Self::start_with(|_| {}).await.unwrap()
-    }
-
-    async fn start_with(change: impl FnOnce(&mut ContainerSpec)) -> Result<Self, ContainerError> {
-        let folder = tempfile::tempdir().unwrap();
-        let runtime = ApptainerRuntime::new(tool().await, &folder.path().join("runtime")).unwrap();
-        let staging = folder.path().join("staging, with \"quotes\"");
-        fs::create_dir(&staging).unwrap();
-        fs::write(staging.join("reference"), "reference data").unwrap();
-        let id = ContainerId::new();
-        let mut spec = ContainerSpec {
-            id,
-            folder: folder.path().join("containers").join(id.to_string()),
-            image: image("base.dir"),
-            staging: Some(staging),
-            uid: NEXT_UID.fetch_add(1, Ordering::Relaxed),
-            work_bytes_max: WORK_BYTES,
-            launcher_procs: Vec::new(),
-        };
-        change(&mut spec);
-        let container = within(runtime.start(spec.clone())).await?;
-        Ok(Self {
-            folder,
-            runtime,
-            spec,
-            container,
-        })
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// A request for `script`, whose log and record are called `name`.
-    fn request(&self, name: &str, slot: u32, script: &str) -> RunRequest {
-        let inbox = self.container.clear_inbox(slot).unwrap();
-        inbox.write_script(script.as_bytes()).unwrap();
-        fs::write(inbox.task("a task.txt"), "task content").unwrap();
-        RunRequest {
-            slot,
-            alone: slot == 0,
-            task_file: "a task.txt".to_owned(),
-            env: vec![("GRIDFAAS_TASK".to_owned(), "dir/a task.txt".to_owned())],
-            log: self.file(&format!("{name}.log")),
-            exit_record: self.file(&format!("{name}.json")),
-            limits: RunLimits {
-                log_bytes_max: 1 << 20,
-            },
-        }
-    }
-
-    async fn begin(&self, request: RunRequest) -> Box<dyn RunningTask> {
-        within(self.container.run(request, &|_| Ok(()))).await.unwrap()
-    }
-
-    /// Runs `script` to its end; its record and its log.
-    async fn run(&self, name: &str, script: &str) -> (ExitRecord, String) {
-        let request = self.request(name, 0, script);
-        let (log, record_path) = (request.log.clone(), request.exit_record.clone());
-        let mut task = self.begin(request).await;
-        let record = within(task.wait()).await.expect("the run has an end");
-        assert_eq!(
-            record_in(&record_path).as_ref(),
-            Some(&record),
-            "the file says what the connection said"
-        );
-        (record, fs::read_to_string(log).unwrap())
-    }
-
-    /// Runs `script`, which has to succeed; its log.
-    async fn run_well(&self, name: &str, script: &str) -> String {
-        let (record, log) = self.run(name, &format!("set -eu\n{script}")).await;
-        assert_eq!(record.outcome, Outcome::Exited { code: 0 }, "{log}");
-        log
-    }
-
-    /// Lets a script go on that waits for `$(dirname "$0")/go`.
-    fn go(&self, slot: u32) {
-        fs::write(self.spec.folder.join(format!("in/{slot}/go")), "").unwrap();
-    }
-
-    fn processes(&self) -> usize {
-        let uid = format!("Uid:\t{}\t", self.spec.uid);
-        let is_ours =
-            |path: PathBuf| fs::read_to_string(path.join("status")).is_ok_and(|status| status.contains(&uid));
-        fs::read_dir("/proc")
-            .unwrap()
-            .filter(|entry| is_ours(entry.as_ref().unwrap().path()))
-            .count()
-    }
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        self.container.kill().unwrap();
-    }
-}
-
-fn record_in(path: &Path) -> Option<ExitRecord> {
-    serde_json::from_slice(&fs::read(path).ok()?).ok()
-}
+use stage::{DEADLINE, Stage, WORK_BYTES, eventually, image, is_root, record_in, tool, within};
 
 const WAIT_FOR_GO: &str = r#"while [ ! -e "$(dirname "$0")/go" ]; do sleep 0.01; done"#;
 
@@ -659,8 +499,14 @@ async fn an_image_file_is_unpacked_whole_or_not_at_all() {
     }
     let (folder, tool) = (tempfile::tempdir().unwrap(), tool().await);
     let good = folder.path().join("good");
-    within(tool.unpack(&image("base.sif"), &good)).await.unwrap();
+    within(tool.unpack(&image("base.sif"), &good, u64::MAX))
+        .await
+        .unwrap();
     assert!(good.join("bin/bash").exists());
+    assert!(
+        !good.join(".singularity.d").exists(),
+        "nothing of it runs at a start"
+    );
 
     let whole = fs::read(image("base.sif")).unwrap();
     let marker = folder.path().join("marker");
@@ -677,7 +523,7 @@ async fn an_image_file_is_unpacked_whole_or_not_at_all() {
             folder.path().join(name),
         );
         fs::write(&sif, content).unwrap();
-        let err = within(tool.unpack(&sif, &unpacked)).await.unwrap_err();
+        let err = within(tool.unpack(&sif, &unpacked, u64::MAX)).await.unwrap_err();
         assert!(err.to_string().contains(&format!("{name}.sif")), "{err}");
         eprintln!("{name}: {err}");
         assert!(!unpacked.exists());
@@ -717,7 +563,7 @@ async fn a_definition_is_built_by_nobody() {
     within(tool.build(&good, &sif, DEADLINE)).await.unwrap();
     assert!(!marker.exists(), "its setup has no power over the host");
     let unpacked = folder.path().join("built");
-    within(tool.unpack(&sif, &unpacked)).await.unwrap();
+    within(tool.unpack(&sif, &unpacked, u64::MAX)).await.unwrap();
     assert_eq!(fs::read_to_string(unpacked.join("built")).unwrap(), "0\n");
     assert_eq!(fs::metadata(unpacked.join("built")).unwrap().uid(), 33);
 

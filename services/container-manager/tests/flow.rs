@@ -35,7 +35,7 @@ struct FakeImageTool;
 
 #[async_trait]
 impl ImageTool for FakeImageTool {
-    async fn unpack(&self, sif: &Path, folder: &Path) -> Result<(), ContainerError> {
+    async fn unpack(&self, sif: &Path, folder: &Path, _bytes_max: u64) -> Result<(), ContainerError> {
         if std::fs::read_to_string(sif).is_ok_and(|text| text == "broken") {
             let what = "failed to read the image".to_owned();
             return Err(ContainerError::ToolFailed {
@@ -822,6 +822,35 @@ async fn hostile_keys_stay_in_their_own_folder() {
         keys.iter()
             .all(|key| world.has(&format!("results/{key}/receipt.json")))
     );
+    world.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_can_be_no_task_is_parked_with_the_reason() {
+    let world = World::with_config("true", "hold_ms = 0\nfetch_mib_max = 1").await;
+    world.put(&format!("input/{}", "k".repeat(1010)), "x");
+    world.put("input/huge", &"x".repeat((1 << 20) + 1));
+    world.until_there("failed/huge").await;
+    world
+        .until("both are parked", |world| {
+            below(world, BUCKET, "failed/").len() == 4
+        })
+        .await;
+    let reasons = below(&world, BUCKET, "failed/")
+        .into_iter()
+        .filter(|key| key.ends_with(".reason.json"));
+    let reasons: Vec<String> = reasons
+        .map(|key| world.json(&key)["reason"].as_str().unwrap().to_owned())
+        .collect();
+    assert!(
+        reasons.iter().any(|reason| reason.contains("at most 1000 fit")),
+        "{reasons:?}"
+    );
+    assert!(
+        reasons.iter().any(|reason| reason.contains("at most 1048576")),
+        "{reasons:?}"
+    );
+    assert_eq!(below(&world, BUCKET, "input/"), [""; 0]);
     world.stopped().await;
 }
 

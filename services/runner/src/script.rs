@@ -126,7 +126,8 @@ fn become_script(private: &[RawFd]) -> io::Result<()> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable)?;
     fs::write("/proc/self/oom_score_adj", OOM_SCORE_MAX)?;
     limit(Resource::Core, 0, 0)?;
-    limit(Resource::Nofile, OPEN_FILES, OPEN_FILES_MAX)
+    limit(Resource::Nofile, OPEN_FILES, OPEN_FILES_MAX)?;
+    sys::fence()
 }
 
 /// Sets the limit in force and the one up to which the script may raise it, within what this process may have.

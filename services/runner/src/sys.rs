@@ -2,7 +2,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -99,6 +99,68 @@ pub(crate) fn children_cpu_time() -> io::Result<(u64, u64)> {
         secs.unwrap_or(0) * 1_000_000 + micros.unwrap_or(0)
     };
     Ok((micros(usage.ru_utime), micros(usage.ru_stime)))
+}
+
+/// The kernel's `struct landlock_ruleset_attr`.
+#[repr(C)]
+struct Ruleset {
+    handled_access_fs: u64,
+    handled_access_net: u64,
+    scoped: u64,
+}
+
+/// Neither signals nor connections to abstract sockets leave the domain.
+const SCOPED: u64 = 0b11;
+
+/// Whether [`fence`] has an effect: Linux 6.12 or newer, with Landlock.
+pub(crate) fn can_fence() -> bool {
+    ruleset().is_ok_and(|ruleset| ruleset.is_some())
+}
+
+/// From here on this process and its descendants cannot signal any process but each other, nor trace one. All processes of
+/// a container have the same user id, which otherwise would be enough to end the runner, and with it the container.
+///
+/// Without effect on a kernel that cannot do it.
+#[expect(unsafe_code, reason = "Landlock has no safe wrapper")]
+pub(crate) fn fence() -> io::Result<()> {
+    let Some(ruleset) = ruleset()? else {
+        return Ok(());
+    };
+    // SAFETY: both arguments are plain numbers. It takes effect without privileges because no_new_privs is set.
+    let result = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0) };
+    check(result.try_into().unwrap_or(-1))
+}
+
+#[expect(unsafe_code, reason = "Landlock has no safe wrapper")]
+fn ruleset() -> io::Result<Option<OwnedFd>> {
+    let ruleset = Ruleset {
+        handled_access_fs: 0,
+        handled_access_net: 0,
+        scoped: SCOPED,
+    };
+    // SAFETY: the kernel reads the structure, whose size it is told, and answers with a new descriptor.
+    unsafe {
+        let fd = libc::syscall(
+            libc::SYS_landlock_create_ruleset,
+            &raw const ruleset,
+            size_of::<Ruleset>(),
+            0,
+        );
+        match RawFd::try_from(fd) {
+            Ok(fd @ 0..) => Ok(Some(OwnedFd::from_raw_fd(fd))),
+            _ => match io::Error::last_os_error() {
+                // No Landlock, or one without scopes.
+                err if matches!(
+                    err.raw_os_error(),
+                    Some(libc::ENOSYS | libc::EOPNOTSUPP | libc::E2BIG | libc::EINVAL)
+                ) =>
+                {
+                    Ok(None)
+                }
+                err => Err(err),
+            },
+        }
+    }
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {

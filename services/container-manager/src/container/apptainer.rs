@@ -32,6 +32,10 @@ const SECCOMP: &str = include_str!("../../../../deployment/apptainer/seccomp.jso
 
 /// A start takes 0.1 s; a slow disk with a cold cache takes seconds.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long what ran before the runner may take to be gone.
+const SETTLING_TIMEOUT: Duration = Duration::from_secs(5);
+/// Apptainer's init and our runner.
+const RESIDENTS: usize = 2;
 /// The fewest bytes of the writable folders that go with one inode; small files must not eat the host's memory.
 const BYTES_PER_INODE: u64 = 4096;
 /// How much of the launch log an error message quotes.
@@ -68,6 +72,12 @@ impl ApptainerRuntime {
         })
     }
 
+    /// Whether this kernel keeps a task from ending its container, which it could pass off as a fault of ours.
+    pub fn fences_tasks(&self) -> bool {
+        let asked = std::process::Command::new(&self.runner).arg("can-fence").status();
+        asked.is_ok_and(|status| status.success())
+    }
+
     fn plan(&self, spec: &ContainerSpec) -> Result<LaunchPlan, ContainerError> {
         let work = spec.folder.join("work");
         let mut mounts = vec![
@@ -95,7 +105,13 @@ impl ApptainerRuntime {
                 .flat_map(|value| ["--security".to_owned(), value]),
         );
         command.extend(mounts.into_iter().flat_map(|value| ["--mount".to_owned(), value]));
-        command.extend([text(&spec.image)?, layout::RUNNER.to_owned(), "serve".to_owned()]);
+        let orphan_ms = spec.orphan.as_millis().to_string();
+        command.extend([
+            text(&spec.image)?,
+            layout::RUNNER.to_owned(),
+            "serve".to_owned(),
+            orphan_ms,
+        ]);
         Ok(LaunchPlan {
             cgroup_procs: spec.launcher_procs.clone(),
             work: WorkTmpfs {
@@ -154,11 +170,14 @@ impl ContainerRuntime for ApptainerRuntime {
         // tokio waits for the child also after `child` is dropped. Until then its pid cannot be another's.
         let pid = child.id().and_then(|pid| Pid::from_raw(pid.try_into().ok()?));
         let pid = pid.ok_or(ContainerError::Ended)?;
-        let container = ApptainerContainer::new(spec.id, spec.folder, pid).map_err(launch_failed)?;
+        let container = ApptainerContainer::new(spec.id, spec.folder.clone(), pid).map_err(launch_failed)?;
 
-        let greeting = async { Dialled::dial(&container.folder)?.greeted().await };
-        let error = match tokio::time::timeout(START_TIMEOUT, greeting).await {
-            Ok(Ok(_)) => return Ok(Arc::new(container)),
+        let started = async {
+            Connection::open(&container.folder).await?;
+            nothing_of_the_image_runs(&spec).await
+        };
+        let error = match tokio::time::timeout(START_TIMEOUT, started).await {
+            Ok(Ok(())) => return Ok(Arc::new(container)),
             Ok(Err(ContainerError::Ended)) => ContainerError::NotStarted {
                 said: tail(&log_path),
             },
@@ -314,6 +333,11 @@ impl Container for ApptainerContainer {
         !has_ended(self.launcher.get_ref())
     }
 
+    async fn reassure(&self) {
+        // A connection that asks for nothing is enough.
+        let _ = Connection::open(&self.folder).await;
+    }
+
     async fn ended(&self) {
         // Stays readable for ever; an error would mean that the runtime shuts down.
         let _ = self.launcher.readable().await;
@@ -344,6 +368,37 @@ impl RunningTask for Running {
             _ => None,
         }
     }
+}
+
+/// Waits until of the container's user only its init and the runner are left. What an image starts before the runner would
+/// be in no task's cgroup, so nobody would pay for it.
+async fn nothing_of_the_image_runs(spec: &ContainerSpec) -> Result<(), ContainerError> {
+    let Some(procs) = spec.launcher_procs.first() else {
+        return Ok(());
+    };
+    let uid = format!("Uid:\t{}\t", spec.uid);
+    let is_the_users = |pid: &str| {
+        std::fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| status.contains(&uid))
+    };
+    // The supervisor that greeted us needs a moment to end.
+    let settling = async {
+        loop {
+            let pids = std::fs::read_to_string(procs).map_err(|err| ContainerError::Disk {
+                path: procs.clone(),
+                err,
+            })?;
+            if pids.lines().filter(|pid| is_the_users(pid)).count() <= RESIDENTS {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let over = tokio::time::timeout(SETTLING_TIMEOUT, settling).await;
+    over.unwrap_or_else(|_| {
+        Err(ContainerError::NotStarted {
+            said: "the image starts programs of its own, which no task would pay for".to_owned(),
+        })
+    })
 }
 
 /// The script contract: `bash process_task.sh TASK_FILE RESULTS_DIR`.

@@ -194,6 +194,8 @@ impl Container for FakeContainer {
         *self.alive.borrow()
     }
 
+    async fn reassure(&self) {}
+
     async fn ended(&self) {
         // The sender is ours, so it cannot be gone.
         let _ = self.alive.subscribe().wait_for(|alive| !alive).await;
@@ -258,6 +260,7 @@ mod tests {
             staging: None,
             uid: 1,
             work_bytes_max: 0,
+            orphan: std::time::Duration::MAX,
             launcher_procs: Vec::new(),
         }
     }

@@ -16,6 +16,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use runner::layout;
@@ -40,6 +41,8 @@ pub struct ContainerSpec {
     pub staging: Option<PathBuf>,
     /// User and group id inside; no other live container has it, and it is never 0.
     pub uid: u32,
+    /// The container ends by itself when no manager has been heard of for this long: see [`Container::reassure`].
+    pub orphan: Duration,
     /// Everything the container can write to, in all its slots and shared folders together. It is memory.
     pub work_bytes_max: u64,
     /// `cgroup.procs` files of the group that pays for the launcher and the resident runner.
@@ -101,6 +104,9 @@ pub trait Container: Send + Sync {
     fn clear_inbox(&self, slot: u32) -> io::Result<Inbox>;
 
     fn is_alive(&self) -> bool;
+
+    /// Tells the container that its manager lives. A container that cannot be told is ending or dead.
+    async fn reassure(&self);
 
     /// Returns once the container has ended, at once if it has.
     async fn ended(&self);

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 
 use super::ContainerError;
@@ -14,6 +15,11 @@ use super::ContainerError;
 const VERSION_MIN: [u32; 3] = [1, 4, 5];
 /// Generous: 30 MB take half a second.
 const UNPACK_TIMEOUT: Duration = Duration::from_secs(600);
+/// What Apptainer runs before the program it is told to run, as the container's user but as nobody's task. Nothing of it
+/// reaches a script, whose environment is ours.
+const IMAGE_SCRIPTS: &str = ".singularity.d";
+/// A Debian with a desktop has a tenth of it.
+const ENTRIES_MAX: u64 = 5_000_000;
 const QUOTE_LINES: usize = 5;
 const QUOTE_CHARS_MAX: usize = 1000;
 
@@ -66,7 +72,10 @@ impl ApptainerTool {
     /// Unpacks the file system of `sif` into `folder`, which must not exist; it is whole when it appears.
     ///
     /// Not by `apptainer build`, which takes a text file for a definition, whatever it is called, and runs what it says.
-    pub async fn unpack(&self, sif: &Path, folder: &Path) -> Result<(), ContainerError> {
+    ///
+    /// What the image would have run at a start is left out: see [`IMAGE_SCRIPTS`]. One that holds more than `bytes_max`, or
+    /// more than [`ENTRIES_MAX`] files, is refused before any of it is on disk.
+    pub async fn unpack(&self, sif: &Path, folder: &Path, bytes_max: u64) -> Result<(), ContainerError> {
         // Its own name and no path: this is shown to users.
         let name = sif.file_name().unwrap_or_default().display();
         let what = || format!("the image `{name}` cannot be read");
@@ -80,6 +89,15 @@ impl ApptainerTool {
             }
         })?;
 
+        let unpacked_bytes = self.unpacked_bytes(sif, offset, what()).await?;
+        if unpacked_bytes > bytes_max {
+            return Err(ContainerError::ToolFailed {
+                what: what(),
+                said: format!(
+                    "it unpacks to {unpacked_bytes} bytes, and this node takes at most {bytes_max}"
+                ),
+            });
+        }
         let partial = folder.with_extension("partial");
         remove_tree(&partial)?;
         let mut unsquashfs = Command::new("unsquashfs");
@@ -92,14 +110,57 @@ impl ApptainerTool {
         )
         .await;
         match unpacked {
-            Ok(_) => std::fs::rename(&partial, folder).map_err(|err| ContainerError::Disk {
-                path: folder.to_owned(),
-                err,
-            }),
+            Ok(_) => {
+                remove_tree(&partial.join(IMAGE_SCRIPTS))?;
+                std::fs::rename(&partial, folder).map_err(|err| ContainerError::Disk {
+                    path: folder.to_owned(),
+                    err,
+                })
+            }
             Err(err) => {
                 remove_tree(&partial)?;
                 Err(err)
             }
+        }
+    }
+
+    /// The sizes of all files together, from the file system's own listing.
+    async fn unpacked_bytes(&self, sif: &Path, offset: u64, what: String) -> Result<u64, ContainerError> {
+        let failed = |said: String| ContainerError::ToolFailed {
+            what: what.clone(),
+            said,
+        };
+        let mut list = Command::new("unsquashfs");
+        list.args(["-lln", "-offset", &offset.to_string()])
+            .arg(sif)
+            .env_clear()
+            .env("PATH", env::var_os("PATH").unwrap_or_default())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true);
+        let mut child = list.spawn().map_err(|err| failed(err.to_string()))?;
+        let listing = child.stdout.take().expect("it was piped");
+        let sum = async {
+            let mut lines = BufReader::new(listing).split(b'\n');
+            let (mut bytes, mut entries) = (0u64, 0u64);
+            while let Some(line) = lines.next_segment().await? {
+                entries += 1;
+                if entries > ENTRIES_MAX {
+                    return Err(io::Error::other(format!(
+                        "it holds more than {ENTRIES_MAX} files"
+                    )));
+                }
+                bytes = bytes.saturating_add(listed_bytes(&line));
+            }
+            Ok(bytes)
+        };
+        match tokio::time::timeout(UNPACK_TIMEOUT, sum).await {
+            Ok(summed) => summed.map_err(|err| failed(err.to_string())),
+            Err(_elapsed) => Err(ContainerError::ToolTooSlow {
+                what,
+                limit: UNPACK_TIMEOUT,
+            }),
         }
     }
 }
@@ -158,6 +219,15 @@ fn squashfs_offset(listing: &str) -> Option<u64> {
     row.split('|').nth(3)?.split('-').next()?.trim().parse().ok()
 }
 
+/// The size of a plain file in a row such as `-rw-r--r-- 0/0    1024 2026-01-01 00:00 squashfs-root/file`; 0 for other rows.
+fn listed_bytes(row: &[u8]) -> u64 {
+    let row = String::from_utf8_lossy(row);
+    let mut fields = row.split_ascii_whitespace();
+    let is_file = fields.next().is_some_and(|mode| mode.starts_with('-'));
+    let size = fields.nth(1).filter(|_| is_file);
+    size.and_then(|size| size.parse().ok()).unwrap_or(0)
+}
+
 /// What a program said last, on one line and without control characters.
 pub(super) fn last_words(output: &[u8]) -> String {
     let text = String::from_utf8_lossy(output);
@@ -202,6 +272,31 @@ mod tests {
             squashfs_offset("4 |1 |NONE |4096-8192 |FS (Encrypted squashfs/*System/amd64)"),
             None
         );
+    }
+
+    #[test]
+    fn only_files_have_a_size() {
+        for (row, bytes) in [
+            (
+                "-rw-r--r-- 0/0              1024 2026-01-01 00:00 squashfs-root/a b",
+                1024,
+            ),
+            (
+                "drwxr-xr-x 0/0                70 2026-01-01 00:00 squashfs-root",
+                0,
+            ),
+            (
+                "crw-rw-rw- 0/0             1,  3 2026-01-01 00:00 squashfs-root/dev/null",
+                0,
+            ),
+            (
+                "lrwxrwxrwx 0/0                 7 2026-01-01 00:00 squashfs-root/bin -> usr/bin",
+                0,
+            ),
+            ("", 0),
+        ] {
+            assert_eq!(listed_bytes(row.as_bytes()), bytes, "{row}");
+        }
     }
 
     #[test]

@@ -181,9 +181,22 @@ impl ObjectStore for FakeStore {
         }
     }
 
-    async fn download(&self, bucket: &str, key: &str, path: &Path) -> Result<Option<Fetched>, StoreError> {
+    async fn download(
+        &self,
+        bucket: &str,
+        key: &str,
+        path: &Path,
+        max_bytes: u64,
+    ) -> Result<Option<Fetched>, StoreError> {
         let object = self.reach(bucket)?.object(bucket, key).cloned();
         let Some(object) = object else { return Ok(None) };
+        if object.body.len() as u64 > max_bytes {
+            return Err(StoreError::TooLarge {
+                bucket: bucket.to_owned(),
+                key: key.to_owned(),
+                max_bytes,
+            });
+        }
         std::fs::write(path, &object.body).map_err(|err| StoreError::Disk {
             bucket: bucket.to_owned(),
             key: key.to_owned(),

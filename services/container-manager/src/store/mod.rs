@@ -67,8 +67,15 @@ pub trait ObjectStore: Send + Sync + 'static {
     /// Reads a small object whole; `None` if there is none, an error if it is larger than `max_bytes`.
     async fn get(&self, bucket: &str, key: &str, max_bytes: u64) -> Result<Option<Bytes>, StoreError>;
 
-    /// Downloads an object to `path`, which is complete and on disk after `Ok(Some(_))`. `None` if there is none.
-    async fn download(&self, bucket: &str, key: &str, path: &Path) -> Result<Option<Fetched>, StoreError>;
+    /// Downloads an object to `path`, which is complete and on disk after `Ok(Some(_))`. `None` if there is none, an error
+    /// if it is larger than `max_bytes`.
+    async fn download(
+        &self,
+        bucket: &str,
+        key: &str,
+        path: &Path,
+        max_bytes: u64,
+    ) -> Result<Option<Fetched>, StoreError>;
 
     async fn put(&self, bucket: &str, key: &str, body: Bytes, content_type: &str) -> Result<(), StoreError>;
 

@@ -291,7 +291,13 @@ impl ObjectStore for S3Store {
         Ok(Some(body.into_bytes()))
     }
 
-    async fn download(&self, bucket: &str, key: &str, path: &Path) -> Result<Option<Fetched>, StoreError> {
+    async fn download(
+        &self,
+        bucket: &str,
+        key: &str,
+        path: &Path,
+        max_bytes: u64,
+    ) -> Result<Option<Fetched>, StoreError> {
         let mut object = match self.client.get_object().bucket(bucket).key(key).send().await {
             Ok(object) => object,
             Err(err) if is_missing(&err) => return Ok(None),
@@ -304,6 +310,13 @@ impl ObjectStore for S3Store {
             let chunk = chunk.map_err(|err| self.cut_off(err))?;
             hash.update(&chunk);
             size += chunk.len() as u64;
+            if size > max_bytes {
+                return Err(StoreError::TooLarge {
+                    bucket: bucket.to_owned(),
+                    key: key.to_owned(),
+                    max_bytes,
+                });
+            }
             file.write_all(&chunk).await.map_err(on_disk)?;
         }
         file.flush().await.map_err(on_disk)?;
