@@ -11,12 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable as _};
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
 use serde_json::json;
 use service_kit::{Chain, Clock};
 use tokio::task::JoinSet;
@@ -24,11 +18,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use units::{Amount, Timestamp, UserName};
 
+use crate::webhook::{CallError, Reach, Webhook};
 use crate::writer::{CommandError, Writer};
 
 /// Webhooks called at once; the next wait for the next look.
 const CALLS_MAX: usize = 32;
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// With a pause that grows from one second to a minute, about an hour.
 const TRIES: usize = 64;
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
@@ -95,53 +89,13 @@ pub struct Notice {
     pub alert: Alert,
 }
 
-/// Where alerts are posted to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Webhook(http::Uri);
-
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a web address such as https://example.org/alert")]
-pub struct WebhookError(String);
-
-impl std::str::FromStr for Webhook {
-    type Err = WebhookError;
-
-    fn from_str(text: &str) -> Result<Self, WebhookError> {
-        let refuse = || WebhookError(text.to_owned());
-        let uri: http::Uri = text.parse().map_err(|_| refuse())?;
-        let known = matches!(uri.scheme_str(), Some("http" | "https"));
-        if known && uri.host().is_some_and(|host| !host.is_empty()) {
-            Ok(Self(uri))
-        } else {
-            Err(refuse())
-        }
-    }
-}
-
-impl std::fmt::Display for Webhook {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-#[derive(Debug, thiserror::Error)]
-enum CallError {
-    #[error("this machine has no certificates to check others by")]
-    Certificates(#[source] std::io::Error),
-    #[error("the webhook cannot be reached")]
-    Unreachable(#[source] hyper_util::client::legacy::Error),
-    #[error("the webhook did not answer within {} s", CALL_TIMEOUT.as_secs())]
-    Late,
-    #[error("the webhook answered {0}")]
-    Refused(http::StatusCode),
-}
-
 /// Looks for balances that crossed their threshold, and calls the webhooks.
 #[derive(Clone)]
 pub struct Alerts {
     pub writer: Writer,
     pub clock: Arc<dyn Clock>,
     pub interval: Duration,
+    pub reach: Reach,
 }
 
 impl Alerts {
@@ -173,8 +127,9 @@ impl Alerts {
             for notice in notices {
                 let key = (notice.user.clone(), notice.alert.raised_at);
                 if under_way.len() < CALLS_MAX && under_way.insert(key.clone()) {
+                    let reach = self.reach;
                     calls.spawn(async move {
-                        tell(&notice).await;
+                        tell(&notice, reach).await;
                         key
                     });
                 }
@@ -184,13 +139,14 @@ impl Alerts {
 }
 
 /// Calls a webhook until it takes the alert, for about an hour.
-async fn tell(notice: &Notice) {
+async fn tell(notice: &Notice, reach: Reach) {
     let retries = ExponentialBuilder::default()
         .with_min_delay(PAUSE.0)
         .with_max_delay(PAUSE.1)
         .with_max_times(TRIES);
-    let call = || call(notice);
-    match call.retry(retries).await {
+    let document = document(notice);
+    let call = || notice.url.post(&document, reach);
+    match call.retry(retries).when(CallError::is_transient).await {
         Ok(()) => info!(user = %notice.user, "low balance told"),
         Err(err) => {
             warn!(user = %notice.user, error = %Chain(&err), "low balance not told, webhook given up")
@@ -198,42 +154,16 @@ async fn tell(notice: &Notice) {
     }
 }
 
-async fn call(notice: &Notice) -> Result<(), CallError> {
-    let Notice { user, url, alert } = notice;
-    let document = json!({
+fn document(notice: &Notice) -> serde_json::Value {
+    let Notice { user, alert, .. } = notice;
+    json!({
         "id": alert.id(user),
         "alert": "low balance",
         "user": user,
         "balance_grc": alert.balance,
         "threshold_grc": alert.threshold,
         "raised_at_ms": alert.raised_at,
-    });
-    let mut request = http::Request::new(Full::new(Bytes::from(document.to_string())));
-    *request.method_mut() = http::Method::POST;
-    *request.uri_mut() = url.0.clone();
-    let json = http::HeaderValue::from_static("application/json");
-    request.headers_mut().insert(http::header::CONTENT_TYPE, json);
-    let answer = client()?.request(request);
-    let answer = tokio::time::timeout(CALL_TIMEOUT, answer)
-        .await
-        .map_err(|_| CallError::Late)?
-        .map_err(CallError::Unreachable)?;
-    if answer.status().is_success() {
-        Ok(())
-    } else {
-        Err(CallError::Refused(answer.status()))
-    }
-}
-
-/// A client for one call: alerts are rare.
-fn client() -> Result<Client<HttpsConnector<HttpConnector>, Full<Bytes>>, CallError> {
-    let connector = HttpsConnectorBuilder::new()
-        .with_native_roots()
-        .map_err(CallError::Certificates)?
-        .https_or_http()
-        .enable_http1()
-        .build();
-    Ok(Client::builder(TokioExecutor::new()).build(connector))
+    })
 }
 
 #[cfg(test)]
@@ -252,22 +182,5 @@ mod tests {
             }
         }
         assert_eq!(raised, [100, 99]);
-    }
-
-    #[test]
-    fn a_webhook_is_a_whole_web_address() {
-        for text in ["http://127.0.0.1:8080/x", "https://example.org"] {
-            assert!(text.parse::<Webhook>().is_ok(), "{text}");
-        }
-        for text in [
-            "",
-            "example.org",
-            "ftp://example.org",
-            "http://",
-            "/x",
-            "https:///x",
-        ] {
-            assert!(text.parse::<Webhook>().is_err(), "{text}");
-        }
     }
 }

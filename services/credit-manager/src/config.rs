@@ -13,6 +13,7 @@ use crate::settlement::outbox::Rules;
 use crate::settlement::split::{Receiver, Receivers, ReceiversError};
 use crate::settlement::wallet::Address;
 use crate::users::Settings;
+use crate::webhook::Reach;
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -48,6 +49,9 @@ pub struct Config {
     /// How often balances are compared with their alert thresholds.
     #[serde(default = "one_second_ms")]
     pub alert_poll_ms: u64,
+    /// Whether webhooks may lead to loopback, private and link-local addresses.
+    #[serde(default)]
+    pub alert_webhook_private: bool,
     /// A session whose node does not report it for this long is closed, free of charge, and its task may run again.
     #[serde(default = "five_minutes_ms")]
     pub lease_ms: u64,
@@ -226,6 +230,14 @@ impl Config {
 
     pub fn reconcile(&self) -> Duration {
         Duration::from_millis(self.reconcile_ms)
+    }
+
+    pub fn webhook_reach(&self) -> Reach {
+        if self.alert_webhook_private {
+            Reach::Any
+        } else {
+            Reach::Public
+        }
     }
 
     pub fn lease(&self) -> Duration {

@@ -30,6 +30,7 @@ pub mod shortage;
 pub mod standing;
 pub mod users;
 pub mod watch;
+pub mod webhook;
 pub mod writer;
 
 use std::sync::Arc;
@@ -295,6 +296,7 @@ fn supervise_alerts(supervisor: &mut Supervisor, config: &Config, edges: &Edges,
         writer: writer.clone(),
         clock: edges.clock.clone(),
         interval: config.alert_poll(),
+        reach: config.webhook_reach(),
     };
     let on_exit = OnExit::Restart { backoff: BACKOFF };
     supervisor.spawn("alerts", on_exit, move |shutdown| alerts.clone().run(shutdown));

@@ -8,11 +8,12 @@ use units::{
     UserName,
 };
 
-use crate::alert::{Alarm, Webhook};
+use crate::alert::Alarm;
 use crate::grant::{Funds, Purse};
 use crate::settlement::wallet::Address;
 use crate::shortage;
 use crate::standing;
+use crate::webhook::Webhook;
 
 /// New work is refused where the funds buy less CPU time than this: it would be stopped before it did anything, and
 /// with a debt limit of zero start again at once, for ever.

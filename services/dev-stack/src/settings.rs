@@ -26,6 +26,8 @@ pub(crate) fn credit_manager(
             "mode": "accounts",
         },
         "deposit_poll_ms": 200,
+        // Whoever is a user here may reach this machine's loopback interface anyway.
+        "alert_webhook_private": true,
         "reflection": true,
     }))
     .context("the settings of credit-manager")

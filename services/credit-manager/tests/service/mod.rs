@@ -66,6 +66,7 @@ pub(crate) fn config(folder: &Path, mode: &str) -> Config {
         payout_poll_ms = 10
         payout_late_ms = 50
         alert_poll_ms = 10
+        alert_webhook_private = true
         [wallet]
         url = "http://127.0.0.1:1/"
         user = "unused"
