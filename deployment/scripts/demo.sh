@@ -14,6 +14,8 @@ here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
 root=$(dirname "$(dirname "$here")")
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$here/lib.sh"
+# shellcheck source-path=SCRIPTDIR source=stack.sh
+. "$here/stack.sh"
 
 readonly FUNCTION=stress
 readonly USER_NAME=demo
@@ -59,37 +61,6 @@ prepare() {
     step 'building gridfaas'
     build_gridfaas
   fi
-}
-
-# The debug build: it takes a third of a release build's time, and the CPU that counts here is that of the tasks.
-build_gridfaas() {
-  local target
-  (cd "$root" && cargo build --locked --package cli)
-  target=$(cd "$root" && cargo metadata --locked --no-deps --format-version 1 | jq -r .target_directory)
-  gridfaas=$target/debug/gridfaas
-}
-
-# start_stack: starts `gridfaas up` on free ports in a folder of its own, and waits until it serves.
-start_stack() {
-  data=$(mktemp -d -t gridfaas-demo.XXXXXX)
-  export GRIDFAAS_DATA_DIR=$data
-  log=$data/up.log
-  at_exit clean_up
-  "$gridfaas" up --s3-port 0 --container-port 0 --credit-port 0 --chain-port 0 >"$data/up.txt" 2>"$log" &
-  stack=$!
-  while [ ! -s "$data/endpoints.json" ]; do
-    kill -0 "$stack" 2>/dev/null || die 'the stack did not start' 'its log is above'
-    sleep 0.1
-  done
-  cat "$data/up.txt"
-}
-
-# stop_stack: interrupts the stack and waits for its end.
-stop_stack() {
-  [ -n "$stack" ] || return 0
-  kill -TERM "$stack" 2>/dev/null || true
-  wait "$stack" || true
-  stack=
 }
 
 # clean_up: runs however the demo ends. A failed one shows the stack's log and keeps the folder.
@@ -193,7 +164,6 @@ check_nothing_left() {
   [ -z "$tree" ] || die "a control group is left: $tree"
 }
 
-stack=
 finished=
 prepare
 cores=$(nproc)
@@ -205,7 +175,11 @@ funds=$(core_seconds 7)
 deposit=$(core_seconds $((15 + 33 * cores)))
 
 step 'starting the stack'
-start_stack
+data=$(mktemp -d -t gridfaas-demo.XXXXXX)
+log=$data/up.log
+at_exit clean_up
+start_stack "$data"
+cat "$data/up.txt"
 step "a user with $funds GRC, and a function"
 "$gridfaas" user add "$USER_NAME" >/dev/null
 "$gridfaas" user set "$USER_NAME" --min-balance 0 --debt-limit 0.1 >/dev/null

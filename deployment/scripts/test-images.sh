@@ -11,6 +11,8 @@ set -euo pipefail
 here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$here/lib.sh"
+# shellcheck source-path=SCRIPTDIR source=stack.sh
+. "$here/stack.sh"
 cd "$here/../.."
 
 gridfaas=
@@ -34,27 +36,14 @@ done
 [ "${#names[@]}" -gt 0 ] || mapfile -t names < <(cd images && printf '%s\n' */image.def | sed 's|/image.def||')
 
 need_root 'running containers'
-if [ -z "$gridfaas" ]; then
-  cargo build --locked --package cli
-  gridfaas=$(cargo metadata --locked --no-deps --format-version 1 | jq -r .target_directory)/debug/gridfaas
-fi
+[ -n "$gridfaas" ] || build_gridfaas
 for name in "${names[@]}"; do images/build.sh "$name" >/dev/null; done
 
 data=$(mktemp -d -t gridfaas-images.XXXXXX)
-export GRIDFAAS_DATA_DIR=$data
 at_exit rm -rf --one-file-system "$data"
-"$gridfaas" up --s3-port 0 --container-port 0 --credit-port 0 --chain-port 0 >/dev/null 2>"$data/up.log" &
-stack=$!
 # Stopped before its folder is removed.
-stop() {
-  kill -TERM "$stack" 2>/dev/null || true
-  wait "$stack" || true
-}
-at_exit stop
-while [ ! -s "$data/endpoints.json" ]; do
-  kill -0 "$stack" 2>/dev/null || die 'the stack did not start' "$(tail -n 5 "$data/up.log")"
-  sleep 0.1
-done
+at_exit stop_stack
+start_stack "$data"
 
 "$gridfaas" --quiet user add images >/dev/null
 "$gridfaas" --quiet user fund images 100 --mine --wait >/dev/null
