@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::future::join_all;
 use service_kit::Chain;
 use tracing::{info, warn};
 use units::{ContainerId, CpuTime, FunctionName};
@@ -97,8 +98,10 @@ pub async fn recover(node: &Node) -> Result<Recovered, RecoverError> {
 /// Adopts what runs, and takes away everything else.
 async fn adopt_containers(node: &Node) -> Result<HashMap<FunctionName, Adopted>, RecoverError> {
     let mut adopted = HashMap::new();
-    for id in node.cgroups.containers()? {
-        match WarmContainer::adopt(node, id).await {
+    // At once, or one whose runner does not answer would keep all others waiting.
+    let adopt = |id| async move { (id, WarmContainer::adopt(node, id).await) };
+    for (id, found) in join_all(node.cgroups.containers()?.into_iter().map(adopt)).await {
+        match found {
             Ok(Some(container)) => {
                 let running = Vec::new();
                 adopted.insert(
