@@ -29,7 +29,7 @@ use std::sync::{Mutex, Once};
 
 use world::Outcome;
 
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 500;
 
 thread_local! {
     /// The first panic of this thread's run: most happen in a task that nobody waits for.
