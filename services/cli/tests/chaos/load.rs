@@ -28,7 +28,7 @@ const FUNCTIONS: [(&str, &str, &str, &str); 3] = [
     (
         "slow",
         "bob",
-        "",
+        "concurrency = 3",
         "sleep 2; (for ((i = 0; i < 100000; i++)); do :; done) & wait; sleep 2",
     ),
     (
@@ -41,6 +41,9 @@ const FUNCTIONS: [(&str, &str, &str, &str); 3] = [
 const SETTINGS: &str = "memory_mib = 64\nscratch_mib = 16\npids = 50\ncpu_max_millicores = 1000\n";
 /// The script leaves what it was given, so that a result can be told from another's.
 const END: &str = "\ncp \"$1\" \"$2/copy\"; echo done\n";
+
+/// A file in so many of the load's ticks. The nodes take more, so that the end is soon there.
+const DROPS_PERCENT: u32 = 10;
 
 pub(crate) struct Load {
     folder: PathBuf,
@@ -118,7 +121,7 @@ impl Load {
     }
 
     pub(crate) fn tick(&mut self, dice: &mut fastrand::Rng) {
-        if dice.u32(0..100) < 75 {
+        if dice.u32(0..100) >= DROPS_PERCENT {
             return;
         }
         self.number += 1;
