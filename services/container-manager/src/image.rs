@@ -10,12 +10,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::container::{ApptainerTool, ContainerError};
 use crate::store::{ObjectStore, StoreError};
 use crate::utils::ImageObject;
 
+/// What the names of folders for downloads begin with.
+const INCOMING: &str = ".tmp";
 /// Packages are fetched and unpacked meanwhile.
 const BUILD_TIMEOUT: Duration = Duration::from_secs(900);
 
@@ -94,7 +96,16 @@ pub struct Images {
 }
 
 impl Images {
+    /// Removes what an earlier run was cut off at.
     pub fn new(root: PathBuf, tool: Arc<dyn ImageTool>, builds: bool, bytes_max: u64) -> Self {
+        for entry in std::fs::read_dir(&root).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let is_unfinished = name.as_encoded_bytes().starts_with(INCOMING.as_bytes())
+                || Path::new(&name).extension().is_some_and(|end| end == "partial");
+            if is_unfinished && let Err(err) = std::fs::remove_dir_all(entry.path()) {
+                warn!(path = %entry.path().display(), error = %err, "a part of an image stays on disk");
+            }
+        }
         Self {
             root,
             tool,
@@ -138,7 +149,8 @@ impl Images {
             move |err| ImageError::Disk { path, err }
         };
         std::fs::create_dir_all(&self.root).map_err(disk(&self.root))?;
-        let incoming = tempfile::tempdir_in(&self.root).map_err(disk(&self.root))?;
+        let incoming = tempfile::Builder::new().prefix(INCOMING).tempdir_in(&self.root);
+        let incoming = incoming.map_err(disk(&self.root))?;
         let is_definition = object.key.ends_with(".def");
         let file = incoming
             .path()
