@@ -1,16 +1,51 @@
 #!/usr/bin/env bash
-# Keeps a number of cores busy for a number of seconds, both told by the name of the task file:
+# Keeps a number of cores busy for a number of seconds. Both are told by the name of an empty task file:
 #
 #   NNN.CORES-SECONDS.txt      100.1-150.txt: one core for 150 s      101.0.5-7.5.txt: half a core for 7.5 s
 #
 # The seconds are wall time: under a CPU limit the task ends at the same moment and uses less CPU time.
 #
+# A task file that is not empty has one CORES-SECONDS a line. Each is work: it ends when every core has used its seconds of
+# CPU time, later under a limit, and the next begins then. 0-SECONDS is a pause.
+#
 # usage: process_task.sh TASK-FILE RESULTS-FOLDER
-# Leaves GNU time's report in usage.txt. Exit status 2: the name does not say what to do.
+# Leaves GNU time's report in usage.txt. Exit status 2: neither name nor lines say what to do.
 set -euo pipefail
 
 name=$(basename "$1")
 results=$2
+
+# A process for each core. The kernel tells each what it used; a part of a core is used in bursts, each 10 ms.
+# shellcheck disable=SC2016 # Perl's variables.
+work='
+  sub used { open my $file, "<", "/proc/self/schedstat" or die "$!"; (split " ", <$file>)[0] / 1e9 }
+  sub core {
+    my ($load, $left) = ($_[0], $_[0] * $_[1]);
+    my ($slice, $goal) = ($load < 1 ? 0.01 * $load : 0.1, used());
+    while ($left > 0) {
+      $goal += $slice < $left ? $slice : $left;
+      $left -= $slice;
+      while (used() < $goal) { my $sum = 0; $sum += $_ for 1 .. 2000 }
+      select undef, undef, undef, 0.01 * (1 - $load) if $load < 1;
+    }
+    exit 0;
+  }
+  while (<>) {
+    my ($cores, $seconds) = /^([0-9.]+)-([0-9.]+)$/ or exit 2;
+    select undef, undef, undef, $seconds if $cores == 0;
+    for (; $cores > 0.0005; $cores -= 1) { fork or core($cores < 1 ? $cores : 1, $seconds) }
+    1 while wait > 0;
+  }'
+if [ -s "$1" ]; then
+  if grep -qvE '^[0-9]+(\.[0-9]+)?-[0-9]+(\.[0-9]+)?$' "$1"; then
+    echo "error: a line of task file \`$name\` is not CORES-SECONDS" >&2
+    exit 2
+  fi
+  echo "task $name: $(wc -l <"$1") phases of work"
+  /usr/bin/time --verbose --output "$results/usage.txt" perl -e "$work" "$1"
+  echo "task $name: done"
+  exit
+fi
 
 if [[ ! $name =~ ^[0-9]+\.([0-9]+(\.[0-9]+)?)-([0-9]+(\.[0-9]+)?)\.txt$ ]]; then
   echo "error: task file \`$name\` is not named NNN.CORES-SECONDS.txt" >&2

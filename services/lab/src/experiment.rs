@@ -311,6 +311,14 @@ impl Experiment {
         self.variants.iter().map(variant).collect()
     }
 
+    /// The same with other repeats of each profile that has some, which makes it shorter and leaves what it shows.
+    pub fn repeated(mut self, times: u32) -> Self {
+        for profile in self.profiles.values_mut().filter(|profile| profile.repeat > 1) {
+            profile.repeat = times;
+        }
+        self
+    }
+
     fn profile(&self, name: &str) -> Option<Profile> {
         let burner = |phase| Profile {
             kind: self.stress_kind,

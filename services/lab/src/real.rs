@@ -10,7 +10,7 @@ use container_manager::recording::{Entry, Record};
 use container_manager::scaler::{GuardianRules, RuleError, ScalerConfig};
 use units::{Amount, CpuTime, FunctionName, MilliCores, UserName};
 
-use crate::experiment::{Experiment, Kind, Profile, Task};
+use crate::experiment::{Experiment, Kind, Phase, Profile, Task};
 
 /// Tasks wait for nothing but the machine, so three times what they take alone is time enough.
 const PATIENCE: u32 = 3;
@@ -82,7 +82,7 @@ pub enum PlanError {
     #[error("it drops no files, so there is nothing to run for real (hint: use --mode virtual)")]
     NoTasks,
     #[error(
-        "`{0}` cannot be run for real: it is neither CORES-SECONDS nor has it a file under `real.inputs`"
+        "`{0}` cannot be run for real: it burns in more than one phase, and has no file under `real.inputs`"
     )]
     NoInput(String),
     #[error(
@@ -128,8 +128,17 @@ pub struct Step {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dropped {
     pub name: String,
-    /// Its content, below the folder of the experiment's image; `None`: an empty file, whose name says all.
-    pub input: Option<String>,
+    pub content: Content,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// The name says all.
+    Empty,
+    /// That of a file below the folder of the experiment's image.
+    File(String),
+    /// Phases of work, a line each.
+    Phases(String),
 }
 
 impl Plan {
@@ -228,23 +237,40 @@ fn drop_of(experiment: &Experiment, task: &Task, scale: Scale) -> Result<Dropped
         };
         return Ok(Dropped {
             name: format!("{number}.{file}"),
-            input: Some(input.clone()),
+            content: Content::File(input.clone()),
         });
     }
-    let (Kind::Burn, [phase], 1) = (task.profile.kind, &*task.profile.phases, task.profile.repeat) else {
-        return Err(PlanError::NoInput(described.to_owned()));
+    let scaled = |phase: &Phase| {
+        let scaled = Phase {
+            cores: scale.cores(phase.cores),
+            lasts: scale.time(phase.lasts),
+        };
+        // The image burns hundredths of a core for thousandths of a second.
+        let is_pause = phase.cores == MilliCores::ZERO;
+        if (!is_pause && scaled.cores.millicores() < 10) || scaled.lasts.as_millis() == 0 {
+            return Err(PlanError::TooSmall(described.to_owned()));
+        }
+        Ok(scaled)
     };
-    let mut phase = *phase;
-    phase.cores = scale.cores(phase.cores);
-    phase.lasts = scale.time(phase.lasts);
-    // The image burns hundredths of a core for thousandths of a second.
-    if phase.cores.millicores() < 10 || phase.lasts.as_millis() == 0 {
-        return Err(PlanError::TooSmall(described.to_owned()));
+    let profile = &task.profile;
+    match (profile.kind, &*profile.phases, profile.repeat) {
+        (Kind::Burn, [phase], 1) => Ok(Dropped {
+            name: format!("{number}.{}.txt", scaled(phase)?),
+            content: Content::Empty,
+        }),
+        (Kind::Burn, ..) => Err(PlanError::NoInput(described.to_owned())),
+        (Kind::Work, phases, repeat) => {
+            let lines: Vec<String> = phases
+                .iter()
+                .map(|phase| Ok(format!("{}\n", scaled(phase)?)))
+                .collect::<Result<_, PlanError>>()?;
+            let repeat = usize::try_from(repeat).unwrap_or(usize::MAX);
+            Ok(Dropped {
+                name: format!("{}.txt", task.name),
+                content: Content::Phases(lines.concat().repeat(repeat)),
+            })
+        }
     }
-    Ok(Dropped {
-        name: format!("{number}.{phase}.txt"),
-        input: None,
-    })
 }
 
 /// A deposit, at the moment since the beginning when it was credited.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use container_manager::recording::{Entry, Record};
 use lab::experiment::Experiment;
-use lab::real::{self, Deposited, Plan, PlanError, Scale};
+use lab::real::{self, Content, Deposited, Plan, PlanError, Scale};
 use units::{Amount, Billing, ContainerId, CpuTime, MilliCores, Restriction, Standing};
 
 fn experiment(name: &str) -> Experiment {
@@ -83,8 +83,8 @@ fn a_file_takes_its_time_and_its_price() {
     let plan = Plan::of(&experiment, "aborted", half_the_cores(1)).unwrap();
     let task = &plan.steps[0].tasks[0];
     assert_eq!(
-        (task.name.as_str(), &task.input),
-        ("100.clip.lavfi", &Some(input))
+        (task.name.as_str(), &task.content),
+        ("100.clip.lavfi", &Content::File(input))
     );
     assert_eq!(plan.cpu_time_per_grc, CpuTime::from_secs(600));
     let faster = Plan::of(&experiment, "aborted", half_the_cores(20));

@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail, ensure};
 use container_manager::recording::{self, Entry};
 use dev_stack::{Ports, UpConfig};
 use lab::experiment::Experiment;
-use lab::real::{Deposited, Dropped, Plan};
+use lab::real::{Content, Deposited, Dropped, Plan};
 use proto::container::v1::{ListContainersRequest, ListTasksRequest, NotifyRequest, TaskState};
 use proto::credit::v1::account_service_client::AccountServiceClient;
 use proto::credit::v1::{
@@ -213,7 +213,7 @@ impl Run<'_> {
         accounts.update_user(terms(false)).await.map_err(told)?;
         self.drop_task(&Dropped {
             name: WARM_UP.to_owned(),
-            input: None,
+            content: Content::Empty,
         })
         .await?;
         self.notify().await?;
@@ -271,14 +271,16 @@ impl Run<'_> {
 
     async fn drop_task(&self, task: &Dropped) -> anyhow::Result<()> {
         let (store, key) = (self.stack.store()?, format!("input/{}", task.name));
-        match &task.input {
-            Some(input) => {
-                store
+        let bytes = match &task.content {
+            Content::File(input) => {
+                return store
                     .put_file(&self.function, &key, &self.files.inputs.join(input))
-                    .await
+                    .await;
             }
-            None => store.put(&self.function, &key, Vec::new().into()).await,
-        }
+            Content::Phases(lines) => lines.clone().into_bytes(),
+            Content::Empty => Vec::new(),
+        };
+        store.put(&self.function, &key, bytes.into()).await
     }
 
     async fn notify(&self) -> anyhow::Result<()> {

@@ -42,6 +42,9 @@ pub(crate) struct RunArgs {
     /// Seconds described that pass in one second of a compressed run
     #[arg(long, value_name = "N", default_value = "20", value_parser = clap::value_parser!(u32).range(1..=1000))]
     speed: u32,
+    /// How often each of its profiles is repeated, if not as often as it says: fewer make it shorter
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    repeats: Option<u32>,
     /// Cores for each core described, of a real run [default: as many as the machine has, 1 at most]
     #[arg(long, value_name = "FACTOR")]
     cores_factor: Option<MilliCores>,
@@ -68,6 +71,9 @@ pub(super) async fn run(args: RunArgs, output: Output) -> anyhow::Result<()> {
     for (variant, mut experiment) in experiment.variants() {
         if let Some(policy) = args.policy {
             experiment.function.policy = policy;
+        }
+        if let Some(repeats) = args.repeats {
+            experiment = experiment.repeated(repeats);
         }
         let (name, into) = if variant.is_empty() {
             (source.name.clone(), into.clone())
