@@ -102,7 +102,7 @@ const fn default_poll_idle_ms() -> u64 {
 }
 
 const fn default_sample_ms() -> u64 {
-    50
+    25
 }
 
 const fn default_report_ms() -> u64 {

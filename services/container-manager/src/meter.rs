@@ -1,7 +1,7 @@
 //! USAGE: reads every running task's counter, enforces its grant, scales its container, reports its total.
 //!
 //! Enforcement is local: a grant names the totals at which to throttle and to stop, and the next look is due when the
-//! first of them can be reached at the present allocation. credit-manager being away changes nothing but the size of
+//! first of them can be reached at the present allocation, a quota and what was saved being used at once. credit-manager being away changes nothing but the size of
 //! the next grant.
 
 mod live;
@@ -124,7 +124,9 @@ pub struct Meter {
     credit: Arc<dyn Credit>,
     book: Arc<dyn GrantBook>,
     recorder: Recorder,
-    config: MeterConfig,
+    capacity: MilliCores,
+    sample: Duration,
+    report: Duration,
     scaler: Mutex<ScalerConfig>,
     live: Mutex<BTreeMap<ContainerId, LiveContainer>>,
     wake: Notify,
@@ -136,14 +138,21 @@ impl Meter {
         credit: Arc<dyn Credit>,
         book: Arc<dyn GrantBook>,
         recorder: Recorder,
-        config: MeterConfig,
+        MeterConfig {
+            capacity,
+            scaler,
+            sample,
+            report,
+        }: MeterConfig,
     ) -> Arc<Self> {
         Arc::new(Self {
             credit,
             book,
             recorder,
-            scaler: Mutex::new(config.scaler.clone()),
-            config,
+            capacity,
+            sample,
+            report,
+            scaler: Mutex::new(scaler),
             live: Mutex::default(),
             wake: Notify::new(),
             report_now: Notify::new(),
@@ -152,7 +161,7 @@ impl Meter {
 
     /// The node's capacity.
     pub fn capacity(&self) -> MilliCores {
-        self.config.capacity
+        self.capacity
     }
 
     /// Takes charge of a new container, in which nothing may run before. When this returns it has its part of the node, and
@@ -339,7 +348,7 @@ impl Meter {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(()),
-                () = tokio::time::sleep(self.config.report.saturating_sub(REPORT_PAUSE)) => {}
+                () = tokio::time::sleep(self.report.saturating_sub(REPORT_PAUSE)) => {}
                 () = self.report_now.notified() => {}
             }
         }
@@ -466,10 +475,8 @@ impl Meter {
         self.share(&mut live, now);
         // At what the containers may use from now on: who was just raised comes to its mark the sooner.
         let until_mark = live.values().filter_map(LiveContainer::until_next_mark).min();
-        report_due |= until_mark.is_some_and(|until| until < self.config.report * 2);
-        let next_look = until_mark.map_or(self.config.sample, |until| {
-            self.config.sample.min(until.max(LOOK_MIN))
-        });
+        report_due |= until_mark.is_some_and(|until| until < self.report * 2);
+        let next_look = until_mark.map_or(self.sample, |until| self.sample.min(until.max(LOOK_MIN)));
         (report_due, next_look)
     }
 
@@ -485,7 +492,7 @@ impl Meter {
                 restricted: container.restriction > Restriction::None,
             })
             .collect();
-        let allocatable = self.scaler().allocatable(self.config.capacity);
+        let allocatable = self.scaler().allocatable(self.capacity);
         for change in headroom::plan(allocatable, &demands) {
             let Some(container) = live.get_mut(&change.container) else {
                 continue;

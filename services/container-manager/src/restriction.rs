@@ -11,11 +11,34 @@ use std::time::Duration;
 
 use units::{CpuTime, MilliCores, Restriction};
 
+use crate::cgroup::{Burst, QUOTA_PERIOD};
 use crate::credit::SessionState;
 
 /// The harder of what the account's standing asks and what the grant allows at this total.
 pub fn effective(state: &SessionState, total: CpuTime) -> Restriction {
     state.restriction.max(state.grant.restriction(total))
+}
+
+/// Only those who pay may save CPU time for later.
+pub fn burst(restriction: Restriction) -> Burst {
+    match restriction {
+        Restriction::None => Burst::Quota,
+        Restriction::Throttle | Restriction::Stop => Burst::None,
+    }
+}
+
+/// The most that a container in debt may have: its last quota before a mark is no more than what is left up to it.
+pub fn landing(state: &SessionState, cap_at: Option<CpuTime>, total: CpuTime) -> Option<MilliCores> {
+    let mark = next_mark(state, cap_at, total)?;
+    Some(MilliCores::that_delivers(
+        mark.saturating_sub(total),
+        QUOTA_PERIOD,
+    ))
+}
+
+fn next_mark(state: &SessionState, cap_at: Option<CpuTime>, total: CpuTime) -> Option<CpuTime> {
+    let marks = [state.grant.throttle_at, state.grant.stop_at];
+    marks.into_iter().chain(cap_at).filter(|mark| *mark > total).min()
 }
 
 /// The earliest that a session with this total can reach the next mark of its grant, or its task's own cap, at this
@@ -26,12 +49,7 @@ pub fn until_next_mark(
     total: CpuTime,
     capacity: MilliCores,
 ) -> Option<Duration> {
-    let marks = [state.grant.throttle_at, state.grant.stop_at];
-    let next = marks
-        .into_iter()
-        .chain(cap_at)
-        .filter(|mark| *mark > total)
-        .min()?;
+    let next = next_mark(state, cap_at, total)?;
     capacity.time_to_deliver(next.saturating_sub(total))
 }
 

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use container_manager::cgroup::fake::FakeCpuController;
 use container_manager::cgroup::hierarchy::{Hierarchies, Home, Mounts};
 use container_manager::cgroup::{
-    CgroupError, ContainerGroup, ContainerLimits, CpuController, KernelCpuController, TaskGroup, TaskLimits,
-    Weight,
+    Burst, CgroupError, ContainerGroup, ContainerLimits, CpuController, KernelCpuController, TaskGroup,
+    TaskLimits, Weight,
 };
 use rustix::process::Pid;
 use units::{ContainerId, CpuTime, MilliCores, SessionId};
@@ -200,7 +200,7 @@ fn a_quota_holds() {
     on_each_arrangement(async |tree| {
         let (container, task) = tree.task();
         let quota = MilliCores::from_millicores(500);
-        container.set_quota(quota).unwrap();
+        container.set_quota(quota, Burst::None).unwrap();
         let script = Script::start_in(&task, &format!("({SPIN}) &\n{SPIN}"));
         eventually("the quota runs out", || {
             container.cpu_stat().unwrap().nr_throttled > 2
@@ -233,12 +233,14 @@ fn any_quota_and_weight_can_be_set_again_and_again() {
     on_each_arrangement(async |tree| {
         let container = tree.container();
         for millicores in [0, 1, 50, 51, 500, 500, 1000, 1_000_000, 137] {
-            container
-                .set_quota(MilliCores::from_millicores(millicores))
-                .unwrap();
+            for burst in [Burst::Quota, Burst::None, Burst::Quota] {
+                container
+                    .set_quota(MilliCores::from_millicores(millicores), burst)
+                    .unwrap();
+            }
         }
         assert_eq!(container.quota().unwrap().millicores(), 137);
-        container.set_quota(MilliCores::ZERO).unwrap();
+        container.set_quota(MilliCores::ZERO, Burst::Quota).unwrap();
         assert_eq!(
             container.quota().unwrap().millicores(),
             50,
@@ -520,7 +522,7 @@ fn a_vanished_group_is_an_error_and_never_zero() {
         assert!(is_gone(task.kill_and_wait_empty(DEADLINE).await));
         assert!(is_gone(container.cpu_stat()));
         assert!(is_gone(container.cpu_total()));
-        assert!(is_gone(container.set_quota(MilliCores::ONE_CORE)));
+        assert!(is_gone(container.set_quota(MilliCores::ONE_CORE, Burst::None)));
         assert!(is_gone(container.set_weight(Weight::Lowest)));
         assert!(is_gone(container.tasks()));
         assert!(is_gone(container.create_task(SessionId::new(), TASK)));

@@ -43,7 +43,7 @@ fn of<'a>(rows: &'a [Row], workload: &str, run: &str) -> &'a Row {
 }
 
 #[test]
-fn tracking_slows_nothing_down_and_uses_what_it_is_given_where_the_load_holds() {
+fn tracking_is_ahead_of_guardian_on_every_load() {
     let all = WORKLOADS.map(experiment);
     let policies = [PolicyName::Guardian, PolicyName::Tracking, PolicyName::Fixed];
     let rows = compare::policies(&all, &policies).expect("rules that act");
@@ -57,9 +57,13 @@ fn tracking_slows_nothing_down_and_uses_what_it_is_given_where_the_load_holds() 
             "{workload}: {tracking:?}"
         );
         assert!(tracking.makespan < guardian.makespan, "{workload}");
-    }
-    for workload in ["stress", "step", "ramp", "square", "transcode", "genomics"] {
-        let [guardian, tracking] = ["guardian", "tracking"].map(|run| &of(&rows, workload, run).summary);
+        // What changes twice a second spends a good part of its time in changing.
+        let least = if workload == "bursts" {
+            PerMille(900)
+        } else {
+            PerMille(950)
+        };
+        assert!(tracking.utilisation >= least, "{workload}: {tracking:?}");
         assert!(tracking.utilisation > guardian.utilisation, "{workload}");
     }
 }

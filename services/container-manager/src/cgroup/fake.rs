@@ -11,8 +11,8 @@ use rustix::process::Pid;
 use units::{ContainerId, CpuTime, MilliCores, SessionId};
 
 use super::{
-    CgroupError, ContainerGroup, ContainerLimits, CpuController, CpuStat, CpuUsage, LimitEvents, TaskGroup,
-    TaskLimits, Weight,
+    Burst, CgroupError, ContainerGroup, ContainerLimits, CpuController, CpuStat, CpuUsage, LimitEvents,
+    TaskGroup, TaskLimits, Weight,
 };
 
 /// A stand-in for the kernel. Clones share their groups, so a test keeps one and hands out another; a new manager
@@ -40,6 +40,7 @@ impl State {
 pub struct FakeContainer {
     pub limits: Option<ContainerLimits>,
     pub quota: MilliCores,
+    pub burst: Burst,
     pub weight: Option<Weight>,
     pub frozen: bool,
     /// Counters of the launcher, the runner and the tasks already removed.
@@ -270,10 +271,11 @@ impl ContainerGroup for ContainerHandle {
         Vec::new()
     }
 
-    fn set_quota(&self, cpu: MilliCores) -> Result<(), CgroupError> {
+    fn set_quota(&self, cpu: MilliCores, burst: Burst) -> Result<(), CgroupError> {
         self.kernel.call(|state| {
             let container = state.containers.get_mut(&self.id);
-            container.ok_or_else(|| gone(self.id))?.quota = cpu;
+            let container = container.ok_or_else(|| gone(self.id))?;
+            (container.quota, container.burst) = (cpu, burst);
             state.sum_up();
             Ok(())
         })

@@ -14,8 +14,8 @@ use super::group::{Group, Meter};
 use super::hierarchy::Hierarchies;
 use super::reader::{KernelFile, field, number, read_once, write};
 use super::{
-    CgroupError, ContainerGroup, ContainerLimits, CpuController, CpuStat, CpuUsage, LimitEvents, TaskGroup,
-    TaskLimits, Weight, v1, v2,
+    Burst, CgroupError, ContainerGroup, ContainerLimits, CpuController, CpuStat, CpuUsage, LimitEvents,
+    TaskGroup, TaskLimits, Weight, v1, v2,
 };
 
 const RUNNER: &str = "runner";
@@ -78,7 +78,7 @@ impl CpuController for KernelCpuController {
         group.delegate()?;
         group.child(RUNNER).create()?;
         group.set_period()?;
-        group.set_quota(limits.cpu)?;
+        group.set_quota(limits.cpu, Burst::None)?;
         group.set_memory_max(limits.memory_bytes_max)?;
         group.set_pids_max(limits.pids_max)?;
         Ok(Arc::new(KernelContainer::open(id, group)?))
@@ -130,8 +130,8 @@ impl ContainerGroup for KernelContainer {
         self.group.child(RUNNER).procs_files().collect()
     }
 
-    fn set_quota(&self, cpu: MilliCores) -> Result<(), CgroupError> {
-        self.group.set_quota(cpu)
+    fn set_quota(&self, cpu: MilliCores, burst: Burst) -> Result<(), CgroupError> {
+        self.group.set_quota(cpu, burst)
     }
 
     fn quota(&self) -> Result<MilliCores, CgroupError> {

@@ -10,11 +10,10 @@ use units::MilliCores;
 
 use super::group::Group;
 use super::hierarchy::Home;
-use super::reader::{number, read_once};
-use super::{CgroupError, Weight, is_no_device};
+use super::reader::{number, read_once, write};
+use super::{Burst, CgroupError, Weight, is_no_device};
 
-/// As precise as the kernel's default of 100 ms (at most 0.14 % off), but a throttled task wakes after 18 ms instead
-/// of 65 (p90), and a changed quota acts within one period.
+/// [`QUOTA_PERIOD`](super::QUOTA_PERIOD).
 const PERIOD_US: u64 = 20_000;
 const QUOTA_US_MIN: u32 = 1_000;
 /// Millicores to quota: a core is the whole period.
@@ -36,15 +35,35 @@ impl Group {
         self.limited(&self.hierarchies.cpu, self.cpu_knobs().set_cfs_period(PERIOD_US))
     }
 
-    pub(super) fn set_quota(&self, cpu: MilliCores) -> Result<(), CgroupError> {
+    pub(super) fn set_quota(&self, cpu: MilliCores, burst: Burst) -> Result<(), CgroupError> {
         let quota_us = cpu
             .millicores()
             .saturating_mul(QUOTA_US_PER_MILLICORE)
             .max(QUOTA_US_MIN);
+        // The kernel refuses a quota that is less than what may be saved.
+        self.set_burst(0)?;
         self.limited(
             &self.hierarchies.cpu,
             self.cpu_knobs().set_cfs_quota(quota_us.into()),
-        )
+        )?;
+        match burst {
+            Burst::None => Ok(()),
+            Burst::Quota => self.set_burst(quota_us),
+        }
+    }
+
+    /// cgroups-rs does not know it.
+    fn set_burst(&self, burst_us: u32) -> Result<(), CgroupError> {
+        let name = if self.hierarchies.cpu.is_v2() {
+            "cpu.max.burst"
+        } else {
+            "cpu.cfs_burst_us"
+        };
+        let file = self.cpu_dir().join(name);
+        if file.exists() {
+            write(&file, &burst_us.to_string())?;
+        }
+        Ok(())
     }
 
     /// Read by ourselves, as cgroups-rs turns what it cannot read into 0. A group without a cap has all there is.

@@ -33,6 +33,10 @@ mod v2;
 pub use hierarchy::Hierarchies;
 pub use hybrid::KernelCpuController;
 
+/// As precise as the kernel's default of 100 ms (at most 0.14 % off), but a throttled task wakes after 18 ms instead
+/// of 65 (p90), and bursts are shorter.
+pub const QUOTA_PERIOD: Duration = Duration::from_millis(20);
+
 /// How long a sweep gives an orphan to die. Measured: a 400-process fork bomb is gone in 34 ms.
 const ORPHAN_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -105,6 +109,26 @@ pub enum Weight {
     Of(MilliCores),
     /// The least the kernel has: for a container whose account is in debt.
     Lowest,
+}
+
+/// Whether a container may use in one period what it left of its quota in others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Burst {
+    /// What it leaves is lost.
+    #[default]
+    None,
+    /// It may save up to one quota, so for one period it may use twice its cap. Kernels before 5.14 cannot do that.
+    Quota,
+}
+
+impl Burst {
+    /// How much of its cap's time a container may use up at once, as a quota is used at any speed.
+    pub fn head_start(self) -> Duration {
+        match self {
+            Self::None => QUOTA_PERIOD,
+            Self::Quota => QUOTA_PERIOD * 2,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,9 +226,9 @@ pub trait ContainerGroup: Send + Sync {
     /// The `cgroup.procs` files into each of which the launcher writes `0` before it does anything else.
     fn launcher_procs(&self) -> Vec<PathBuf>;
 
-    /// Caps the container at `cpu`, from the next 20 ms period on. Idempotent. The kernel's least quota is 1 ms a
-    /// period, so less than 50 millicores act as 50.
-    fn set_quota(&self, cpu: MilliCores) -> Result<(), CgroupError>;
+    /// Caps the container at `cpu` in each period of 20 ms, from now on. Each call gives it a new period's quota, and what
+    /// it may save besides. The kernel's least quota is 1 ms a period, so less than 50 millicores act as 50.
+    fn set_quota(&self, cpu: MilliCores, burst: Burst) -> Result<(), CgroupError>;
 
     /// The cap in force.
     fn quota(&self) -> Result<MilliCores, CgroupError>;

@@ -173,13 +173,16 @@ impl LiveContainer {
             info!(container_id = %self.group.id(), from = %self.restriction, to = %hardest, "restriction");
             self.restriction = hardest;
             self.weigh();
+            if let Err(err) = self.group.set_quota(self.allocation, restriction::burst(hardest)) {
+                warn!(error = %Chain(&err), "burst not changed");
+            }
         }
         changed
     }
 
     /// Caps it, and gives it as much weight, so that what is short between two looks is shared in the same proportions.
     pub(super) fn allocate(&mut self, to: MilliCores) -> Result<(), CgroupError> {
-        self.group.set_quota(to)?;
+        self.group.set_quota(to, restriction::burst(self.restriction))?;
         debug!(container_id = %self.group.id(), from = %self.allocation, %to, "allocation");
         self.allocation = to;
         if self.restriction == Restriction::None {
@@ -216,7 +219,8 @@ impl LiveContainer {
         let of = |task: &LiveTask| {
             restriction::until_next_mark(&task.state, task.cap_at, task.billed(), self.allocation)
         };
-        self.tasks.values().filter_map(of).min()
+        let until = self.tasks.values().filter_map(of).min()?;
+        Some(until.saturating_sub(restriction::burst(self.restriction).head_start()))
     }
 
     pub(super) fn desired(&mut self, now: Instant) -> MilliCores {
@@ -234,7 +238,13 @@ impl LiveContainer {
         let desired = self.ceiling().map_or(desired, |ceiling| desired.min(ceiling));
         match self.restriction {
             Restriction::None => desired,
-            Restriction::Throttle | Restriction::Stop => desired.min(self.scaler.limits().floor()),
+            Restriction::Throttle | Restriction::Stop => {
+                let landing = |task: &LiveTask| restriction::landing(&task.state, task.cap_at, task.billed());
+                let landing = self.tasks.values().filter_map(landing).min();
+                desired
+                    .min(self.scaler.limits().floor())
+                    .min(landing.unwrap_or(desired))
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use service_kit::database::WriterEnded;
 
 use super::*;
 use crate::cgroup::fake::FakeCpuController;
-use crate::cgroup::{ContainerLimits, CpuController as _, TaskLimits, Weight};
+use crate::cgroup::{Burst, ContainerLimits, CpuController as _, TaskLimits, Weight};
 use crate::credit::fake::FakeCredit;
 use crate::credit::{OpenSession, Opened};
 use crate::layout::TaskKey;
@@ -187,8 +187,25 @@ async fn who_is_raised_is_looked_at_the_sooner() {
     assert!(raised_to > allocation);
     assert_eq!(
         Some(next_look),
-        raised_to.time_to_deliver(CpuTime::from_micros(50_000))
+        raised_to
+            .time_to_deliver(CpuTime::from_micros(50_000))
+            .map(|until| until.saturating_sub(Burst::Quota.head_start()).max(LOOK_MIN))
     );
+}
+
+#[tokio::test]
+async fn only_who_pays_may_save_cpu_for_a_burst() {
+    let task = OneTask::granted(until(100)).await;
+    let id = task.meter.containers()[0].id;
+    let burst = || task.cgroups.container(id, |container| container.burst);
+    task.meter.look(Instant::now());
+    assert_eq!(burst(), Some(Burst::Quota));
+    task.uses(100);
+    task.meter.look(Instant::now());
+    assert_eq!(burst(), Some(Burst::None));
+    task.is_told(until(1000), 10);
+    task.meter.look(Instant::now());
+    assert_eq!(burst(), Some(Burst::Quota));
 }
 
 /// A container of a user who pays, and the session that says so.

@@ -287,15 +287,13 @@ impl Scaler {
 
     /// What the container should have from now on, from `min` to `max`.
     pub fn on_sample(&mut self, sample: &Sample) -> MilliCores {
-        let desired = self.policy.on_sample(sample, &self.limits);
-        // An idle container may have sunk to nothing, which is no beginning.
+        let mut sample = *sample;
+        // Later on zero says that it was idle and has sunk to nothing.
         let is_first = !std::mem::replace(&mut self.has_begun, true);
-        self.limits
-            .clamp(if is_first && sample.allocation == MilliCores::ZERO {
-                self.policy.initial(&self.limits)
-            } else {
-                desired
-            })
+        if is_first && sample.allocation == MilliCores::ZERO {
+            sample.allocation = self.policy.initial(&self.limits);
+        }
+        self.limits.clamp(self.policy.on_sample(&sample, &self.limits))
     }
 }
 
@@ -360,7 +358,7 @@ mod tests {
         }
         assert_eq!((given.first(), given.last()), (Some(&4000), Some(&0)));
         given.dedup();
-        assert_eq!(given, [4000, 0]);
+        assert_eq!(given, [4000, 500, 0], "first to its floor");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use container_manager::cgroup::{
-    CgroupError, ContainerGroup, CpuStat, CpuUsage, LimitEvents, TaskGroup, TaskLimits, Weight,
+    Burst, CgroupError, ContainerGroup, CpuStat, CpuUsage, LimitEvents, TaskGroup, TaskLimits, Weight,
 };
 use rustix::process::Pid;
 use tokio::time::Instant;
@@ -118,7 +118,7 @@ impl ContainerGroup for Cpu {
         Vec::new()
     }
 
-    fn set_quota(&self, cpu: MilliCores) -> Result<(), CgroupError> {
+    fn set_quota(&self, cpu: MilliCores, _burst: Burst) -> Result<(), CgroupError> {
         self.at_now(|counter| counter.quota = cpu.max(QUOTA_MIN));
         Ok(())
     }

@@ -87,14 +87,25 @@ impl Container {
             attempt.work.freeze(freeze);
             attempt.frozen_at = freeze.then(|| attempt.frozen_at.unwrap_or(now));
         }
-        std::mem::replace(&mut self.restriction, hardest) != hardest
+        let changed = std::mem::replace(&mut self.restriction, hardest) != hardest;
+        if changed {
+            self.allocate(self.allocation);
+        }
+        changed
     }
 
     pub(super) fn until_next_mark(&self) -> Option<u64> {
         let until = |attempt: &Attempt| {
             restriction::until_next_mark(&attempt.state, None, attempt.billed(), self.allocation)
         };
-        self.attempts.iter().filter_map(until).min().map(micros)
+        let until = self.attempts.iter().filter_map(until).min()?;
+        let head_start = restriction::burst(self.restriction).head_start();
+        Some(micros(until.saturating_sub(head_start)))
+    }
+
+    pub(super) fn allocate(&mut self, to: MilliCores) {
+        self.allocation = to;
+        self.cpu.set_quota(to, restriction::burst(self.restriction));
     }
 
     pub(super) fn desired(&mut self, at: Instant) -> MilliCores {
@@ -105,7 +116,14 @@ impl Container {
         });
         match self.restriction {
             Restriction::None => desired,
-            Restriction::Throttle | Restriction::Stop => desired.min(self.scaler.limits().floor()),
+            Restriction::Throttle | Restriction::Stop => {
+                let landing =
+                    |attempt: &Attempt| restriction::landing(&attempt.state, None, attempt.billed());
+                let landing = self.attempts.iter().filter_map(landing).min();
+                desired
+                    .min(self.scaler.limits().floor())
+                    .min(landing.unwrap_or(desired))
+            }
         }
     }
 }

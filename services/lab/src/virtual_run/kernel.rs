@@ -1,18 +1,21 @@
 //! The kernel's part of a virtual run: what tasks get of the CPU under a quota.
 //!
 //! As the fair scheduler does it: every 20 ms a container's quota is new; when it has run out, nothing of the container
-//! runs until the next period. Tasks that run share what there is in proportion to what they want. All in integers:
+//! runs until the next period, or until somebody sets another quota. Tasks that run share what there is in proportion to what they want. All in integers:
 //! CPU time in millicores × microseconds.
 
 use std::sync::Arc;
 
-use container_manager::cgroup::{CpuStat, CpuUsage};
+use container_manager::cgroup::{Burst, CpuStat, CpuUsage};
 use units::{CpuTime, MilliCores};
 
 use crate::experiment::{Kind, Phase, Profile};
 
-/// The quota's period, as `container_manager::cgroup` sets it.
+/// The quota's period, as `container_manager::cgroup` sets it, and the kernel's least quota of 1 ms in it.
 const PERIOD_US: u64 = 20_000;
+const QUOTA_MIN: u32 = 50;
+/// The counter of CPU time moves in such steps while something runs.
+const COUNTER_STEP_US: u64 = 8_000;
 
 /// What a task still wants.
 #[derive(Clone, Debug)]
@@ -138,40 +141,62 @@ pub(super) fn micros(time: std::time::Duration) -> u64 {
 #[derive(Debug)]
 pub(super) struct Cpu {
     now_us: u64,
-    /// Since the beginning.
-    period: u64,
     quota: MilliCores,
-    /// From the next period on.
-    next_quota: MilliCores,
-    /// Of this period's quota.
-    spent: u64,
+    burst: Burst,
+    /// Of the quota and of what was saved.
+    budget: u64,
+    /// Whether something wanted to run in this period, and whether it waits for the next.
     wanted: bool,
-    ran_out: bool,
+    waits: bool,
     used: u64,
+    /// As the counter tells it.
+    counted: u64,
     throttled: u64,
+    /// Counted once the wait is over.
+    waited: u64,
     nr_periods: u64,
     nr_throttled: u64,
 }
 
 impl Cpu {
     pub(super) fn new(now_us: u64, quota: MilliCores) -> Self {
-        Self {
+        let mut cpu = Self {
             now_us,
-            period: now_us / PERIOD_US,
             quota,
-            next_quota: quota,
-            spent: 0,
+            burst: Burst::None,
+            budget: 0,
             wanted: false,
-            ran_out: false,
+            waits: false,
             used: 0,
+            counted: 0,
             throttled: 0,
+            waited: 0,
             nr_periods: 0,
             nr_throttled: 0,
-        }
+        };
+        cpu.refill(1);
+        cpu
     }
 
-    pub(super) fn set_quota(&mut self, quota: MilliCores) {
-        self.next_quota = quota;
+    /// Acts at once. Each write to one of the kernel's files gives a new period's quota, and there is one for the quota and
+    /// one for the burst.
+    pub(super) fn set_quota(&mut self, quota: MilliCores, burst: Burst) {
+        (self.quota, self.burst) = (quota, burst);
+        self.refill(2);
+    }
+
+    fn refill(&mut self, periods: u64) {
+        let quota = u64::from(self.quota.millicores().max(QUOTA_MIN)) * PERIOD_US;
+        let most = match self.burst {
+            Burst::None => quota,
+            Burst::Quota => 2 * quota,
+        };
+        self.budget = quota
+            .saturating_mul(periods)
+            .saturating_add(self.budget)
+            .min(most);
+        self.waits = false;
+        self.throttled += std::mem::take(&mut self.waited);
     }
 
     pub(super) fn used(&self) -> CpuTime {
@@ -179,7 +204,7 @@ impl Cpu {
     }
 
     pub(super) fn stat(&self) -> CpuStat {
-        let total = self.used();
+        let total = CpuTime::from_micros(self.counted / 1000);
         CpuStat {
             usage: CpuUsage {
                 total,
@@ -194,8 +219,8 @@ impl Cpu {
 
     /// The earliest that one of the tasks may be over, or want something else.
     pub(super) fn changes_at<'a>(&self, tasks: impl Iterator<Item = &'a Work>) -> u64 {
-        let from_us = if self.ran_out {
-            (self.period + 1) * PERIOD_US
+        let from_us = if self.waits {
+            next_multiple(self.now_us, PERIOD_US)
         } else {
             self.now_us
         };
@@ -223,45 +248,48 @@ impl Cpu {
 
     /// Runs as long as nothing changes.
     fn step(&mut self, tasks: &mut [&mut Work], to_us: u64, capacity: MilliCores) {
-        let period = self.now_us / PERIOD_US;
-        if period != self.period {
-            self.period = period;
-            self.quota = self.next_quota;
-            (self.spent, self.wanted, self.ran_out) = (0, false, false);
-        }
+        let began_us = self.now_us;
         let wanted: u64 = tasks.iter().map(|task| task.demand()).sum();
         let demand = wanted.min(u64::from(capacity.millicores()));
-        let period_end = (period + 1) * PERIOD_US;
-        let change = tasks.iter().map(|task| task.changes_at(self.now_us)).min();
-        let mut end = to_us.min(period_end).min(change.unwrap_or(u64::MAX));
+        let change = tasks.iter().map(|task| task.changes_at(began_us)).min();
+        let mut end = to_us.min(change.unwrap_or(u64::MAX));
         if demand == 0 {
             // Nothing happens for however many periods.
-            end = to_us.min(change.unwrap_or(u64::MAX)).max(end);
-            self.now_us = end;
-            return;
-        }
-        if !self.wanted {
-            self.wanted = true;
-            self.nr_periods += 1;
-        }
-        let budget = (u64::from(self.quota.millicores()) * PERIOD_US).saturating_sub(self.spent);
-        if budget == 0 {
-            if !self.ran_out {
-                self.ran_out = true;
-                self.nr_throttled += 1;
-            }
-            self.throttled += demand * (end - self.now_us);
+            self.counted = self.used;
         } else {
-            end = end.min(self.now_us + budget.div_ceil(demand));
-            let used = (demand * (end - self.now_us)).min(budget);
-            self.spent += used;
-            self.used += used;
-            for task in tasks {
-                task.run(used * task.demand() / wanted);
+            end = end.min(next_multiple(began_us, PERIOD_US));
+            self.wanted = true;
+            if self.budget > 0 {
+                end = end.min(began_us + self.budget.div_ceil(demand));
+                let used = (demand * (end - began_us)).min(self.budget);
+                let step_us = end / COUNTER_STEP_US * COUNTER_STEP_US;
+                if step_us >= began_us {
+                    self.counted = self.used + (demand * (step_us - began_us)).min(used);
+                }
+                self.budget -= used;
+                self.used += used;
+                for task in tasks {
+                    task.run(used * task.demand() / wanted);
+                }
+            } else {
+                // What does not run has been counted.
+                self.counted = self.used;
+                self.waits = true;
+                self.waited += demand * (end - began_us);
             }
         }
         self.now_us = end;
+        let periods = end / PERIOD_US - began_us / PERIOD_US;
+        if periods > 0 {
+            self.nr_periods += u64::from(std::mem::take(&mut self.wanted));
+            self.nr_throttled += u64::from(self.waits);
+            self.refill(periods);
+        }
     }
+}
+
+fn next_multiple(after: u64, of: u64) -> u64 {
+    (after / of + 1) * of
 }
 
 #[cfg(test)]
@@ -325,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_quota_acts_from_the_next_period_on() {
+    fn a_new_quota_acts_at_once_and_is_whole() {
         let mut burner = work(Kind::Burn, &["2-10"]);
         let mut cpu = Cpu::new(0, MilliCores::from_cores(2));
         let mut until = |cpu: &mut Cpu, ms: u64| {
@@ -333,8 +361,31 @@ mod tests {
             cpu.used().micros()
         };
         assert_eq!(until(&mut cpu, 30), 60_000);
-        cpu.set_quota(MilliCores::from_millicores(500));
-        assert_eq!(until(&mut cpu, 40), 80_000);
-        assert_eq!(until(&mut cpu, 60), 90_000);
+        cpu.set_quota(MilliCores::from_millicores(500), Burst::None);
+        assert_eq!(until(&mut cpu, 40), 70_000);
+        assert_eq!(until(&mut cpu, 60), 80_000);
+    }
+
+    #[test]
+    fn what_a_period_leaves_can_be_saved_up_to_one_quota() {
+        for (burst, used_ms) in [(Burst::None, 40), (Burst::Quota, 50)] {
+            // Half a core may be used, nothing for 100 ms, and then for 80 ms as much as there is: 10 ms a period, and 10
+            // more that were saved.
+            let mut bursting = work(Kind::Burn, &["0-0.1", "4-0.08"]);
+            let mut cpu = Cpu::new(0, MilliCores::from_millicores(500));
+            cpu.set_quota(MilliCores::from_millicores(500), burst);
+            cpu.advance([&mut bursting].into_iter(), 180_000, MilliCores::from_cores(8));
+            assert_eq!(cpu.used().micros(), used_ms * 1000, "{burst:?}");
+        }
+    }
+
+    #[test]
+    fn the_counter_moves_in_steps_while_something_runs() {
+        let mut burner = work(Kind::Burn, &["1-0.05"]);
+        let mut cpu = Cpu::new(0, MilliCores::from_cores(2));
+        for (ms, counted_ms) in [(7, 0), (8, 8), (30, 24), (50, 48), (60, 50)] {
+            cpu.advance([&mut burner].into_iter(), ms * 1000, MilliCores::from_cores(2));
+            assert_eq!(cpu.stat().usage.total.micros(), counted_ms * 1000, "at {ms} ms");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The services in virtual time: the same scaler, the same sharing of a node, the same bank and grants; only what they
 //! stand on is simulated. Messages arrive at once.
 //!
-//! What the node does is what `container_manager::meter` does: it looks at every container each 50 ms, or when a mark of
+//! What the node does is what `container_manager::meter` does: it looks at every container each 25 ms, or when a mark of
 //! a grant can be reached; enforces the grant; scales; shares; reports every second, and at once at a mark.
 
 use std::collections::VecDeque;
@@ -24,7 +24,7 @@ use crate::scenario::{Deposit, Drop, Scenario};
 /// From the end of a task to the next one's first instruction: one listing of a busy bucket.
 const TASK_GAP_US: u64 = 50_000;
 /// container-manager's `sample_ms`, `report_ms`, its pause between reports and its shortest look-ahead.
-const SAMPLE_US: u64 = 50_000;
+const SAMPLE_US: u64 = 25_000;
 const REPORT_US: u64 = 1_000_000;
 const REPORT_PAUSE_US: u64 = 100_000;
 const LOOK_MIN_US: u64 = 5_000;
@@ -184,7 +184,7 @@ impl<'a> Node<'a> {
             };
             self.report_soon |= container.look(now);
             if let Some(until) = container.until_next_mark() {
-                self.next_look = self.next_look.min(now + until.max(LOOK_MIN_US));
+                self.next_look = self.next_look.min(now.saturating_add(until.max(LOOK_MIN_US)));
                 self.report_soon |= until < 2 * REPORT_US;
             }
             demands.push(Demand {
@@ -199,8 +199,7 @@ impl<'a> Node<'a> {
         for change in headroom::plan(self.scenario.capacity, &demands) {
             let changed = self.containers.iter_mut().flatten();
             if let Some(container) = changed.into_iter().find(|c| c.id == change.container) {
-                container.allocation = change.to;
-                container.cpu.set_quota(change.to);
+                container.allocate(change.to);
             }
         }
         for number in owners {

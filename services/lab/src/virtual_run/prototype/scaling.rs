@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use container_manager::cgroup::{CpuStat, CpuUsage};
+use container_manager::cgroup::{Burst, CpuStat, CpuUsage};
 use container_manager::scaler::Sample;
 use units::{CpuTime, MilliCores};
 
@@ -86,7 +86,9 @@ impl Platform<'_> {
         };
         if wanted >= limits.min && wanted <= limits.max {
             container.limit = wanted;
-            container.cpu.set_quota(wanted.saturating_sub(QUOTA_LOSS));
+            container
+                .cpu
+                .set_quota(wanted.saturating_sub(QUOTA_LOSS), Burst::None);
         }
     }
 }
