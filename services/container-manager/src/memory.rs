@@ -15,7 +15,8 @@ pub struct NodeMemory {
 /// Given back when dropped.
 #[derive(Debug)]
 pub struct Reservation {
-    mib: u64,
+    mib: Mutex<u64>,
+    capacity_mib: u64,
     reserved_mib: Arc<Mutex<u64>>,
 }
 
@@ -46,44 +47,57 @@ impl NodeMemory {
 
     /// Sets memory aside for a container that is about to start.
     pub fn reserve(&self, mib: u64) -> Result<Reservation, NoMemory> {
-        let mut reserved = lock(&self.reserved_mib);
-        let free_mib = self.capacity_mib.saturating_sub(*reserved);
-        if mib > free_mib {
-            return Err(NoMemory {
-                needed_mib: mib,
-                free_mib,
-                capacity_mib: self.capacity_mib,
-            });
-        }
-        *reserved += mib;
-        Ok(self.reservation(mib))
+        let reservation = self.adopt(0);
+        reservation.resize(mib)?;
+        Ok(reservation)
     }
 
     /// The memory of a container that runs, whether it fits or not.
     pub fn adopt(&self, mib: u64) -> Reservation {
         let mut reserved = lock(&self.reserved_mib);
         *reserved = reserved.saturating_add(mib);
-        self.reservation(mib)
-    }
-
-    fn reservation(&self, mib: u64) -> Reservation {
         Reservation {
-            mib,
+            mib: Mutex::new(mib),
+            capacity_mib: self.capacity_mib,
             reserved_mib: self.reserved_mib.clone(),
         }
     }
 }
 
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        let mut reserved = lock(&self.reserved_mib);
-        *reserved = reserved.saturating_sub(self.mib);
+impl Reservation {
+    pub fn mib(&self) -> u64 {
+        *lock(&self.mib)
+    }
+
+    /// Sets aside so much instead. Errors, and stays as it was, if that is more than the node has; less never fails.
+    pub fn resize(&self, mib: u64) -> Result<(), NoMemory> {
+        let (mut own, mut reserved) = (lock(&self.mib), lock(&self.reserved_mib));
+        let others = reserved.saturating_sub(*own);
+        let free_mib = self.capacity_mib.saturating_sub(others);
+        if mib > *own && mib > free_mib {
+            return Err(NoMemory {
+                needed_mib: mib,
+                free_mib,
+                capacity_mib: self.capacity_mib,
+            });
+        }
+        *reserved = others.saturating_add(mib);
+        *own = mib;
+        Ok(())
     }
 }
 
-fn lock(reserved_mib: &Mutex<u64>) -> MutexGuard<'_, u64> {
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let own = self.mib();
+        let mut reserved = lock(&self.reserved_mib);
+        *reserved = reserved.saturating_sub(own);
+    }
+}
+
+fn lock(mib: &Mutex<u64>) -> MutexGuard<'_, u64> {
     // A number is never half changed.
-    reserved_mib.lock().unwrap_or_else(PoisonError::into_inner)
+    mib.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -113,5 +127,19 @@ mod tests {
         assert!(memory.reserve(1).is_err());
         drop(adopted);
         assert!(memory.reserve(1000).is_ok());
+    }
+
+    #[test]
+    fn a_reservation_can_grow_into_what_is_free_and_shrink() {
+        let memory = NodeMemory::new(1000);
+        let (first, second) = (memory.reserve(600).unwrap(), memory.reserve(300).unwrap());
+        assert!(second.resize(401).is_err());
+        assert_eq!(second.mib(), 300);
+        second.resize(400).unwrap();
+        first.resize(100).unwrap();
+        second.resize(900).unwrap();
+        drop(second);
+        assert!(memory.reserve(901).is_err());
+        assert!(memory.reserve(900).is_ok());
     }
 }

@@ -5,6 +5,7 @@
 //! the next grant.
 
 mod live;
+mod memory;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,6 +25,7 @@ use units::{
 use crate::cgroup::{CgroupError, ContainerGroup, CpuStat, TaskGroup};
 use crate::credit::{Credit, CreditError, SessionState, Usage};
 use crate::journal::JournalError;
+use crate::memory::Reservation;
 use crate::recorder::Recorder;
 use crate::recording::Record;
 use crate::scaler::headroom::{self, Demand};
@@ -31,6 +33,7 @@ use crate::scaler::{PolicyName, ScalerConfig, Wishes};
 use crate::task::Licence;
 
 use live::{LiveContainer, LiveTask};
+use memory::LiveMemory;
 
 /// Reports are not sent faster than this, whatever asks for them: each is a durable write at the other end.
 const REPORT_PAUSE: Duration = Duration::from_millis(100);
@@ -200,6 +203,13 @@ impl Meter {
         self.recorder.record(container.started());
         live.insert(container.group.id(), container);
         self.wake.notify_one();
+    }
+
+    /// Lets a container's memory follow what it uses, where the rules say so, up to what is set aside for it now.
+    pub fn lend_memory(&self, container: ContainerId, reservation: Arc<Reservation>) {
+        if let Some(container) = self.live().get_mut(&container) {
+            container.memory = Some(LiveMemory::new(reservation));
+        }
     }
 
     /// Scales by other rules from now on, also what runs; whatever they do not change goes on as it was.
@@ -473,6 +483,10 @@ impl Meter {
         let mut live = self.live();
         let mut report_due = enforce(&mut live, now);
         self.share(&mut live, now);
+        let memory_rules = *self.scaler().memory();
+        for container in live.values_mut() {
+            container.scale_memory(now, &memory_rules);
+        }
         // At what the containers may use from now on: who was just raised comes to its mark the sooner.
         let until_mark = live.values().filter_map(LiveContainer::until_next_mark).min();
         report_due |= until_mark.is_some_and(|until| until < self.report * 2);

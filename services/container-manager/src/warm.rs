@@ -73,7 +73,7 @@ pub struct WarmContainer {
     _reassurance: AbortOnDropHandle<()>,
     /// Held for as long as anything may run under it.
     _uid: UidLease,
-    _memory: Reservation,
+    _memory: Arc<Reservation>,
 }
 
 impl WarmContainer {
@@ -96,7 +96,7 @@ impl WarmContainer {
             .memory_mib
             .saturating_mul(u64::from(concurrency))
             .saturating_add(OWN_MEMORY_MIB);
-        let memory = node.memory.reserve(memory_mib)?;
+        let memory = Arc::new(node.memory.reserve(memory_mib)?);
         let uid = node.uids.lease();
         let record = Record {
             function: function.clone(),
@@ -119,6 +119,7 @@ impl WarmContainer {
         let started = async {
             let group = node.cgroups.create_container(id, limits)?;
             node.meter.add_container(record.info(), group.clone(), cpu);
+            node.meter.lend_memory(id, memory.clone());
             let spec = ContainerSpec {
                 id,
                 folder: node.container_folder(id),
@@ -157,7 +158,10 @@ impl WarmContainer {
         info!(container_id = %id, function = %record.function, "container adopted");
         node.meter
             .adopt_container(record.info(), group.clone(), record.cpu)?;
-        let memory = node.memory.adopt(record.memory_mib);
+        // It may have sunk below what is set aside for it again.
+        group.set_memory_max(record.memory_mib.saturating_mul(1 << 20))?;
+        let memory = Arc::new(node.memory.adopt(record.memory_mib));
+        node.meter.lend_memory(id, memory.clone());
         Ok(Some(Self::new(node, group, handle, record, uid, memory)))
     }
 
@@ -167,7 +171,7 @@ impl WarmContainer {
         handle: Arc<dyn Container>,
         record: Record,
         uid: UidLease,
-        memory: Reservation,
+        memory: Arc<Reservation>,
     ) -> Arc<Self> {
         let reassured = handle.clone();
         let mut timer = tokio::time::interval(node.config.orphan() / REASSURANCES);

@@ -418,6 +418,24 @@ fn running_out_of_memory_is_counted() {
 }
 
 #[test]
+fn a_containers_memory_can_be_raised_and_lowered_around_what_it_uses() {
+    on_each_arrangement(async |tree| {
+        let container = tree.container();
+        let task = container.create_task(SessionId::new(), TASK).unwrap();
+        // A variable of 24 MiB, held while the shell sleeps.
+        let script = Script::start_in(&task, "x=$(head -c 25165824 /dev/zero | tr '\\0' x); sleep 600");
+        eventually("it is held", || container.memory_used().unwrap() >= 24 * MIB).await;
+        for mib in [96, 80, 200, 200] {
+            container.set_memory_max(mib * MIB).unwrap();
+        }
+        assert!(container.memory_used().unwrap() >= 24 * MIB);
+        assert_eq!(task.events().unwrap().oom_kills, 0);
+        task.kill_and_wait_empty(DEADLINE).await.unwrap();
+        script.reap();
+    });
+}
+
+#[test]
 fn the_launcher_is_in_the_container_but_in_no_task() {
     on_each_arrangement(async |tree| {
         let (container, task) = tree.task();

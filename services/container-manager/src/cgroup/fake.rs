@@ -292,6 +292,19 @@ impl ContainerGroup for ContainerHandle {
         })
     }
 
+    fn set_memory_max(&self, bytes_max: u64) -> Result<(), CgroupError> {
+        self.call(|container| {
+            if let Some(limits) = &mut container.limits {
+                limits.memory_bytes_max = bytes_max;
+            }
+            Ok(())
+        })
+    }
+
+    fn memory_used(&self) -> Result<u64, CgroupError> {
+        self.call(|container| Ok(container.tasks.values().map(|task| task.memory_bytes).sum()))
+    }
+
     fn create_task(&self, session: SessionId, limits: TaskLimits) -> Result<Arc<dyn TaskGroup>, CgroupError> {
         self.call(|container| {
             container.tasks.entry(session).or_default().limits = Some(limits);

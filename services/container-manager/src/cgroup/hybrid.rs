@@ -142,6 +142,23 @@ impl ContainerGroup for KernelContainer {
         self.group.set_weight(weight)
     }
 
+    fn set_memory_max(&self, bytes_max: u64) -> Result<(), CgroupError> {
+        self.group.set_memory_max(bytes_max)
+    }
+
+    fn memory_used(&self) -> Result<u64, CgroupError> {
+        let memory = &self.group.hierarchies.memory;
+        // Of the whole subtree, which v1 says by another name.
+        let keys = if memory.is_v2() {
+            ["anon", "shmem"]
+        } else {
+            ["total_rss", "total_shmem"]
+        };
+        read_once(&self.group.dir(memory).join("memory.stat"), |text| {
+            keys.into_iter().map(|key| field(text, key)).sum()
+        })
+    }
+
     fn create_task(&self, session: SessionId, limits: TaskLimits) -> Result<Arc<dyn TaskGroup>, CgroupError> {
         let group = self.group.child(&session.to_string());
         group.create()?;

@@ -110,17 +110,23 @@ impl Group {
         let dir = self.dir(home);
         let knobs = MemoryKnobs::new(dir.clone(), home.mount_point().to_owned(), home.is_v2());
         let limit = i64::try_from(bytes_max).unwrap_or(i64::MAX);
-        self.limited(home, knobs.set_limit(limit))?;
+        let set_memory = || self.limited(home, knobs.set_limit(limit)).map(drop);
         // v1 limits memory and swap together, v2 swap alone.
         let (swap_file, swap_limit) = if home.is_v2() {
             ("memory.swap.max", 0)
         } else {
             ("memory.memsw.limit_in_bytes", limit)
         };
-        if dir.join(swap_file).exists() {
-            self.limited(home, knobs.set_memswap_limit(swap_limit))?;
+        if !dir.join(swap_file).exists() {
+            return set_memory();
         }
-        Ok(())
+        let set_swap = || self.limited(home, knobs.set_memswap_limit(swap_limit)).map(drop);
+        // Together they may not be less than memory alone at any moment.
+        if set_memory().is_err() {
+            set_swap()?;
+            return set_memory();
+        }
+        set_swap()
     }
 
     fn limited<T>(&self, home: &Home, result: cgroups_rs::fs::error::Result<T>) -> Result<T, CgroupError> {

@@ -236,6 +236,13 @@ pub trait ContainerGroup: Send + Sync {
     /// Idempotent.
     fn set_weight(&self, weight: Weight) -> Result<(), CgroupError>;
 
+    /// Lets the whole container have so much memory. Errors if what it uses cannot be taken back below that, where the
+    /// kernel says so (v1); v2 kills instead.
+    fn set_memory_max(&self, bytes_max: u64) -> Result<(), CgroupError>;
+
+    /// What the kernel cannot take back: anonymous memory and files in memory, in bytes.
+    fn memory_used(&self) -> Result<u64, CgroupError>;
+
     /// Makes a task's group. Called twice it sets the limits again and the counter goes on.
     fn create_task(&self, session: SessionId, limits: TaskLimits) -> Result<Arc<dyn TaskGroup>, CgroupError>;
 

@@ -11,12 +11,13 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 use units::{Billing, CpuTime, Grant, MilliCores, Restriction, SessionId};
 
+use super::memory::LiveMemory;
 use super::{ContainerInfo, Signal};
 use crate::cgroup::{CgroupError, ContainerGroup, CpuStat, TaskGroup, Weight};
 use crate::credit::SessionState;
 use crate::recording::Record;
 use crate::restriction;
-use crate::scaler::{Sample, Scaler, ScalerConfig, Wishes};
+use crate::scaler::{MemoryRules, Sample, Scaler, ScalerConfig, Wishes};
 
 /// What is shown as a container's use is averaged over this long.
 const USED_OVER: Duration = Duration::from_secs(1);
@@ -37,6 +38,7 @@ pub(super) struct LiveContainer {
     pub(super) used_since: Option<(Instant, CpuTime)>,
     pub(super) read_at: Option<Instant>,
     pub(super) tasks: BTreeMap<SessionId, LiveTask>,
+    pub(super) memory: Option<LiveMemory>,
     /// As last read.
     pub(super) stat: CpuStat,
 }
@@ -83,6 +85,7 @@ impl LiveContainer {
             used_since: None,
             read_at: None,
             tasks: BTreeMap::new(),
+            memory: None,
             stat: CpuStat::default(),
         }
     }
@@ -198,6 +201,14 @@ impl LiveContainer {
         };
         if let Err(err) = self.group.set_weight(weight) {
             warn!(error = %Chain(&err), "weight not changed");
+        }
+    }
+
+    pub(super) fn scale_memory(&mut self, now: Instant, rules: &MemoryRules) {
+        if let Some(memory) = &mut self.memory
+            && let Err(err) = memory.look(self.group.as_ref(), now, rules)
+        {
+            warn!(container_id = %self.group.id(), error = %Chain(&err), "memory not scaled");
         }
     }
 

@@ -8,7 +8,8 @@ use crate::cgroup::{Burst, ContainerLimits, CpuController as _, TaskLimits, Weig
 use crate::credit::fake::FakeCredit;
 use crate::credit::{OpenSession, Opened};
 use crate::layout::TaskKey;
-use crate::scaler::GuardianRules;
+use crate::memory::NodeMemory;
+use crate::scaler::{GuardianRules, MemoryRules};
 use units::{Amount, Billing, CpuPrice, Standing, TaskId};
 
 /// A journal that a test can fill up.
@@ -361,4 +362,59 @@ fn overprovisioning_gives_more_than_there_is_and_no_more_than_that() {
     let sum: MilliCores = meter.containers().iter().map(|view| view.allocation).sum();
     assert!(sum > MilliCores::from_cores(2), "{sum}");
     assert!(cgroups.quota_most() <= MilliCores::from_cores(3));
+}
+
+#[tokio::test]
+async fn memory_follows_use_if_told_to_and_comes_back() {
+    let task = OneTask::granted(until(100)).await;
+    let id = task.meter.containers()[0].id;
+    let node = NodeMemory::new(1000);
+    let reservation = Arc::new(node.reserve(1000).unwrap());
+    task.meter.lend_memory(id, reservation.clone());
+    let uses = |mib: u64| {
+        let found = task
+            .cgroups
+            .task(task.session, |task| task.memory_bytes = mib << 20);
+        found.expect("the task has a group");
+    };
+    let limit_mib = || {
+        let limits = task.cgroups.container(id, |container| container.limits);
+        limits.flatten().map(|limits| limits.memory_bytes_max >> 20)
+    };
+    let mut now = Instant::now();
+    let mut windows = |count| {
+        for _ in 0..count {
+            now += Duration::from_secs(10);
+            task.meter.look(now);
+        }
+    };
+    uses(100);
+    windows(20);
+    assert_eq!(
+        (limit_mib(), reservation.mib()),
+        (Some(1024), 1000),
+        "off by default"
+    );
+
+    let rules = |scale| MemoryRules {
+        scale,
+        ..MemoryRules::default()
+    };
+    task.meter
+        .rescale(ScalerConfig::default().with_memory(rules(true)).unwrap());
+    windows(9);
+    assert_eq!((limit_mib(), reservation.mib()), (Some(196), 196));
+    uses(190);
+    windows(2);
+    assert_eq!((limit_mib(), reservation.mib()), (Some(452), 452));
+    let other = node.reserve(500).unwrap();
+    uses(450);
+    windows(4);
+    assert_eq!(reservation.mib(), 452, "what others have is not given");
+    task.meter.rescale(ScalerConfig::default());
+    windows(1);
+    assert_eq!(reservation.mib(), 452);
+    drop(other);
+    windows(1);
+    assert_eq!((limit_mib(), reservation.mib()), (Some(1000), 1000));
 }

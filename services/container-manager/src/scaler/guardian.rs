@@ -14,13 +14,13 @@
 //! Two ups with at most two downs among the events of the last 80 s raise the limit; six downs without an up lower it
 //! to fit usage. Either way the events have done their work and are forgotten. An idle container is not lowered.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use units::{CpuTime, MilliCores};
 
+use super::events::{Event, Events, Thresholds};
 use super::{CpuLimits, Policy, RuleError, Sample, average};
 
 /// How much a raise gives.
@@ -83,39 +83,29 @@ impl GuardianRules {
                 return Err(RuleError::Zero(key));
             }
         }
-        let events = self.raise_ups.max(self.lower_downs);
-        // From the first event's window to the last one's.
-        let needed_ms = u64::from(events - 1).saturating_mul(self.window_ms);
-        if needed_ms > self.event_timeout_ms {
-            return Err(RuleError::NeverActs {
-                timeout_ms: self.event_timeout_ms,
-                events,
-                needed_ms,
-            });
-        }
-        Ok(())
+        self.thresholds().check(self.window())
     }
 
     fn window(&self) -> Duration {
         Duration::from_millis(self.window_ms)
     }
 
-    fn event_timeout(&self) -> Duration {
-        Duration::from_millis(self.event_timeout_ms)
+    fn thresholds(&self) -> Thresholds {
+        Thresholds {
+            timeout: Duration::from_millis(self.event_timeout_ms),
+            raise_ups: self.raise_ups,
+            raise_downs_max: self.raise_downs_max,
+            lower_downs: self.lower_downs,
+            lower_ups_max: self.lower_ups_max,
+        }
     }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Event {
-    Up,
-    Down,
 }
 
 #[derive(Debug)]
 pub(super) struct Guardian {
     rules: GuardianRules,
     window: Option<(Instant, CpuTime)>,
-    events: VecDeque<(Instant, Event)>,
+    events: Events,
 }
 
 impl Guardian {
@@ -123,7 +113,7 @@ impl Guardian {
         Self {
             rules,
             window: None,
-            events: VecDeque::new(),
+            events: Events::default(),
         }
     }
 
@@ -137,10 +127,6 @@ impl Guardian {
         }
         self.window = Some((sample.at, total));
         Some(average(total.saturating_sub(before), wall))
-    }
-
-    fn count(&self, event: Event) -> u32 {
-        u32::try_from(self.events.iter().filter(|(_, e)| *e == event).count()).unwrap_or(u32::MAX)
     }
 
     fn raise(&self, usage: MilliCores, lines: &Lines) -> MilliCores {
@@ -208,24 +194,13 @@ impl Policy for Guardian {
         let Some(usage) = self.finished_window(sample) else {
             return current;
         };
-        let timeout = self.rules.event_timeout();
-        self.events
-            .retain(|(at, _)| sample.at.saturating_duration_since(*at) <= timeout);
         let lines = Lines::below(current, limits);
-        self.events
-            .extend(lines.event(usage, limits).map(|event| (sample.at, event)));
-
-        let (ups, downs) = (self.count(Event::Up), self.count(Event::Down));
-        let rules = &self.rules;
-        let desired = if ups >= rules.raise_ups && downs <= rules.raise_downs_max {
-            current.saturating_add(self.raise(usage, &lines))
-        } else if downs >= rules.lower_downs && ups <= rules.lower_ups_max {
-            fit(usage, limits).min(current)
-        } else {
-            return current;
-        };
-        self.events.clear();
-        desired
+        let event = lines.event(usage, limits);
+        match self.events.on_window(sample.at, event, &self.rules.thresholds()) {
+            Some(Event::Up) => current.saturating_add(self.raise(usage, &lines)),
+            Some(Event::Down) => fit(usage, limits).min(current),
+            None => current,
+        }
     }
 }
 

@@ -17,11 +17,14 @@ use units::{CpuTime, MilliCores};
 
 use crate::cgroup::CpuStat;
 
+mod events;
 mod guardian;
 pub mod headroom;
+mod memory;
 mod tracking;
 
 pub use guardian::{GuardianRules, Raise};
+pub use memory::{MemoryRules, MemoryScaler};
 
 use guardian::Guardian;
 use tracking::Tracking;
@@ -114,6 +117,7 @@ pub struct ScalerConfig {
     boundary: MilliCores,
     overprovisioning_percent: u32,
     guardian: GuardianRules,
+    memory: MemoryRules,
 }
 
 impl ScalerConfig {
@@ -142,6 +146,16 @@ impl ScalerConfig {
         })
     }
 
+    /// With these rules for memory. Errors if they could never act.
+    pub fn with_memory(self, memory: MemoryRules) -> Result<Self, RuleError> {
+        memory.check()?;
+        Ok(Self { memory, ..self })
+    }
+
+    pub fn memory(&self) -> &MemoryRules {
+        &self.memory
+    }
+
     /// What the containers of a node with this capacity may have together.
     pub fn allocatable(&self, capacity: MilliCores) -> MilliCores {
         let millicores = u64::from(capacity.millicores()) * u64::from(self.overprovisioning_percent) / 100;
@@ -161,6 +175,8 @@ impl ScalerConfig {
         let config = Self {
             policy: wishes.policy.unwrap_or(self.policy),
             boundary: wishes.boundary.unwrap_or(self.boundary),
+            // No business of what scales the CPU, which is to go on as it was when they change.
+            memory: MemoryRules::default(),
             ..self.clone()
         };
         let limits = CpuLimits {
@@ -179,6 +195,7 @@ impl Default for ScalerConfig {
             boundary: DEFAULT_BOUNDARY,
             overprovisioning_percent: 100,
             guardian: GuardianRules::default(),
+            memory: MemoryRules::default(),
         }
     }
 }
@@ -191,6 +208,7 @@ struct Keys {
     boundary_millicores: MilliCores,
     overprovisioning_percent: u32,
     guardian: GuardianRules,
+    memory: MemoryRules,
 }
 
 impl Default for Keys {
@@ -206,6 +224,7 @@ impl From<ScalerConfig> for Keys {
             boundary_millicores: config.boundary,
             overprovisioning_percent: config.overprovisioning_percent,
             guardian: config.guardian,
+            memory: config.memory,
         }
     }
 }
@@ -215,7 +234,8 @@ impl TryFrom<Keys> for ScalerConfig {
 
     fn try_from(keys: Keys) -> Result<Self, RuleError> {
         Self::new(keys.policy, keys.boundary_millicores, keys.guardian)?
-            .with_overprovisioning(keys.overprovisioning_percent)
+            .with_overprovisioning(keys.overprovisioning_percent)?
+            .with_memory(keys.memory)
     }
 }
 
@@ -407,6 +427,7 @@ mod tests {
             ("[guardian]\nwindow_ms = 0", "`guardian.window_ms`"),
             ("[guardian]\nraise_ups = 0", "`guardian.raise_ups`"),
             ("[guardian]\nlower_downs = 0", "`guardian.lower_downs`"),
+            ("[memory]\nraise_mib = 0", "`memory.raise_mib`"),
             ("[guardian]\nraise_millicores = 0", "`guardian.raise_millicores`"),
             ("[guardian]\nevent_timeout_ms = 40000", "6 events take 50000 ms"),
         ] {

@@ -131,6 +131,14 @@ impl ContainerGroup for Cpu {
         Ok(())
     }
 
+    fn set_memory_max(&self, _bytes_max: u64) -> Result<(), CgroupError> {
+        unreachable!("memory is not scaled here")
+    }
+
+    fn memory_used(&self) -> Result<u64, CgroupError> {
+        unreachable!("memory is not scaled here")
+    }
+
     fn create_task(
         &self,
         _session: SessionId,
