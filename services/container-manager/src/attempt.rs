@@ -1,36 +1,35 @@
-//! One attempt, from the staged input to the published result.
+//! One attempt, from the claimed object to results on this node's disk.
 //!
 //! ```text
-//! stage ─► place in its cgroup ─► run ─► cgroup empty, counter final ─► results to the spool ─► close ─► publish
+//! move to `processing/` ─► inbox ─► place in its cgroup ─► run ─► cgroup empty, counter final ─► results to the spool
 //! ```
 //! The task leaves its slot as soon as its results are on this node's disk ([`execute`]); charging and publishing go
 //! on beside the next task ([`crate::finish`]).
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backon::{ExponentialBuilder, Retryable as _};
 use service_kit::Chain;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 use units::{Billing, CpuTime, Timestamp};
 
-use crate::cgroup::{CgroupError, TaskGroup, TaskLimits};
-use crate::container::{ContainerError, ExitRecord, Outcome, RunLimits, RunRequest, RunningTask};
-use crate::credit::SessionState;
+use crate::cgroup::TaskGroup;
+use crate::claim::{self, Won};
+use crate::container::{ExitRecord, Outcome, RunningTask};
 use crate::finish;
 use crate::freezer::Freezer;
 use crate::function::FunctionSettings;
-use crate::journal::JournalError;
+use crate::layout::TaskKey;
 use crate::live_log::LogUploads;
 use crate::meter::Signal;
 use crate::node::Node;
 use crate::recording::{Record, TaskOutcome};
-use crate::store::StoreError;
-use crate::task::{Attempt, CpuUsage, Digests, Ending, How, Licence, Run, State, Verdict};
+use crate::start::{self, StartError};
+use crate::store::Head;
+use crate::task::{Attempt, CpuUsage, Ending, How, Licence, Run, State, Verdict};
 use crate::utils::Script;
 use crate::warm::WarmContainer;
 
@@ -38,8 +37,6 @@ use crate::warm::WarmContainer;
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 /// A dying container takes its tasks along first; measured: 10 ms for all of it.
 const DEATH_TIMEOUT: Duration = Duration::from_millis(500);
-/// How often staging tries before the attempt goes back to the queue.
-const STAGE_TRIES: usize = 8;
 /// What a task's supervisor dies of, if the task or the kernel kills it.
 const SIGKILL: i32 = 9;
 
@@ -61,146 +58,56 @@ pub struct Started {
     pub adopted: bool,
 }
 
-#[derive(Debug, thiserror::Error)]
-enum StartError {
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error("the task object is gone from `processing/`")]
-    Gone,
-    #[error("failed to prepare the task's files")]
-    Files(#[from] io::Error),
-    #[error(transparent)]
-    Cgroup(#[from] CgroupError),
-    #[error(transparent)]
-    Container(#[from] ContainerError),
-    #[error(transparent)]
-    Journal(#[from] JournalError),
+/// What became of a claim.
+pub enum Executed {
+    /// The attempt has ended and is to be finished, with its object in `processing/`, where that is known.
+    Ended {
+        attempt: Box<Attempt>,
+        object: Option<Head>,
+        /// Whether it never started for a fault of ours, which may meet the next as well.
+        is_fault: bool,
+    },
+    /// The object changed before it was ours; the session was given back.
+    Withdrawn(TaskKey),
 }
 
-/// Runs an attempt that was just claimed until it has ended and its results are in the spool.
-pub async fn execute(
-    node: &Node,
-    plan: &Plan,
-    mut attempt: Attempt,
-    session: SessionState,
-    stop: &CancellationToken,
-) -> Attempt {
+/// Runs what was just claimed until it has ended and its results are in the spool.
+pub async fn execute(node: &Node, plan: &Plan, won: Won, stop: &CancellationToken) -> Executed {
+    let Won {
+        mut attempt,
+        state,
+        mut input,
+    } = won;
     let Some(licence) = attempt.licence().cloned() else {
-        return attempt;
+        return Executed::Withdrawn(attempt.key);
     };
-    match start(node, plan, &mut attempt, &licence, session).await {
-        Ok(started) => watch_over(node, started, attempt, licence, stop).await,
+    match start::start(node, plan, &mut attempt, &licence, state, &mut input).await {
+        Ok(started) => Executed::Ended {
+            attempt: Box::new(watch_over(node, started, attempt, licence, stop).await),
+            object: Some(input.head),
+            is_fault: false,
+        },
+        Err(StartError::Changed) => {
+            debug!(key = %attempt.key, "the object changed while it was claimed");
+            let withdrawn = claim::withdraw(node.credit.as_ref(), &node.journal, attempt.session).await;
+            if let Err(err) = withdrawn {
+                warn!(session = %attempt.session, error = %Chain(&err), "a claim that came to nothing stays journalled");
+            }
+            if let Err(err) = node.spool(attempt.session).remove() {
+                warn!(session = %attempt.session, error = %err, "an attempt's folder stays on disk");
+            }
+            Executed::Withdrawn(attempt.key)
+        }
         Err(err) => {
             let what = Chain(&err).to_string();
             warn!(session = %attempt.session, error = what, "task not started");
-            abandoned(node, attempt, &what).await
+            Executed::Ended {
+                attempt: Box::new(abandoned(node, attempt, &what).await),
+                object: None,
+                is_fault: true,
+            }
         }
     }
-}
-
-async fn start(
-    node: &Node,
-    plan: &Plan,
-    attempt: &mut Attempt,
-    licence: &Licence,
-    session: SessionState,
-) -> Result<Started, StartError> {
-    let (container, key) = (&plan.container, attempt.key.clone());
-    let spool = node.spool(attempt.session);
-    spool.create()?;
-    let inbox = container.clear_inbox(plan.slot)?;
-    let (bucket, source, task_file) = (
-        attempt.function.as_str(),
-        key.processing(),
-        inbox.task(&key.file_name()),
-    );
-    let download = || {
-        node.store
-            .download(bucket, &source, &task_file, node.config.fetch_bytes_max())
-    };
-    let fetched = download
-        .retry(
-            ExponentialBuilder::default()
-                .with_min_delay(Duration::from_millis(50))
-                .with_max_times(STAGE_TRIES),
-        )
-        .when(StoreError::is_transient)
-        .await?
-        .ok_or(StartError::Gone)?;
-    inbox.write_script(&plan.script.body)?;
-
-    let run = Run {
-        container: container.id(),
-        slot: plan.slot,
-        started_at: node.clock.now(),
-        max_attempts: plan.settings.max_attempts,
-        timeout_ms: plan.settings.timeout_s.saturating_mul(1000),
-        chain_to: plan.settings.chain.as_ref().map(|chain| chain.to.clone()),
-        digests: Digests {
-            input: fetched.sha256,
-            script: plan.script.sha256.clone(),
-            image: container.record().image_digest.clone(),
-        },
-        session,
-        throttled_before: container.group().cpu_stat()?.throttled(),
-    };
-    // Journalled before the script can start: after a crash, whatever runs in this cgroup is known.
-    attempt.state = State::Running {
-        licence: licence.clone(),
-        run: run.clone(),
-    };
-    node.journal.record(attempt).await?;
-
-    let limits = TaskLimits {
-        memory_bytes_max: plan.settings.memory_mib.saturating_mul(1 << 20),
-        pids_max: plan.settings.pids,
-    };
-    node.meter.expect_task(container.id());
-    let group = container.group().create_task(attempt.session, limits)?;
-    let request = RunRequest {
-        slot: plan.slot,
-        alone: plan.settings.concurrency == 1,
-        task_file: key.file_name(),
-        env: environment(attempt, licence, plan),
-        log: spool.log(),
-        exit_record: spool.exit_record(),
-        limits: RunLimits {
-            log_bytes_max: node.config.log_bytes_max,
-        },
-    };
-    let task = container
-        .handle()
-        .run(request, &|pid| group.place(pid).map_err(io::Error::other))
-        .await?;
-    info!(task_id = %licence.task, attempt = licence.attempt, container_id = %run.container, %key, "task started");
-    Ok(Started {
-        task,
-        group,
-        run,
-        container: container.clone(),
-        adopted: false,
-    })
-}
-
-fn environment(attempt: &Attempt, licence: &Licence, plan: &Plan) -> Vec<(String, String)> {
-    let own = [
-        ("GRIDFAAS_TASK", attempt.key.to_string()),
-        ("GRIDFAAS_FUNCTION", attempt.function.to_string()),
-        ("GRIDFAAS_ATTEMPT", licence.attempt.to_string()),
-        (
-            "GRIDFAAS_CPU_MILLICORES",
-            plan.container.cpu_max().millicores().to_string(),
-        ),
-    ];
-    let users = plan
-        .settings
-        .env
-        .iter()
-        .map(|(name, value)| (name.clone(), value.clone()));
-    // A NUL is legal in a key and in no environment.
-    users
-        .chain(own.map(|(name, value)| (name.to_owned(), value.replace('\0', "\u{fffd}"))))
-        .collect()
 }
 
 /// Follows a running task to its end, whichever way that comes, and brings it to rest.

@@ -96,7 +96,7 @@ impl Bulletin {
         let there = match there {
             // Somebody else wrote it.
             Err(StoreError::TooLarge { .. }) => Some(Bytes::new()),
-            there => there?,
+            there => there?.map(|object| object.body),
         };
         match wanted {
             Some(wanted) if there.as_ref() == Some(&wanted) => Ok(()),

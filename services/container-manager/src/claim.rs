@@ -1,13 +1,14 @@
 //! TASK CLAIMED: `input/` → `processing/`, under a session, one winner.
 //!
 //! The session is the claim: credit-manager has at most one live for a function and key. The object's move only follows
-//! it, pinned to the version that was seen, so the store is never asked to decide a race.
+//! it ([`crate::attempt`]), pinned to the version that was seen, so the store is never asked to decide a race.
 
 use std::time::Duration;
 
 use backon::{ConstantBuilder, Retryable as _};
+use bytes::Bytes;
 use service_kit::Chain;
-use tracing::{debug, warn};
+use tracing::warn;
 use units::{Amount, CpuTime, FunctionName, MilliCores, SessionId, TaskId, Timestamp};
 
 use crate::chain::{META_MAX_GRC, META_PARENT};
@@ -16,26 +17,42 @@ use crate::journal::{Journal, JournalError};
 use crate::layout::TaskKey;
 use crate::park;
 use crate::publish::META_TASK;
-use crate::store::{Copied, Head, Metadata, ObjectStore, StoreError};
+use crate::queue::Waiting;
+use crate::store::{Head, Metadata, Object, ObjectStore, StoreError};
 use crate::task::{Attempt, State, Verdict};
 
 /// Between the tries to open a session, of which there are three.
 const OPEN_PAUSE: Duration = Duration::from_millis(200);
+/// The largest object that is read before its session is asked for, in bytes.
+const READ_MAX: u64 = 1 << 20;
+
+/// A task's object, as it lies in `input/`.
+pub struct Input {
+    pub head: Head,
+    /// Its bytes, if they are few.
+    pub body: Option<Bytes>,
+}
+
+/// The session is ours. The object is still to be moved.
+pub struct Won {
+    /// Licensed, and journalled as claimed.
+    pub attempt: Attempt,
+    pub state: SessionState,
+    /// With the task's id among the metadata.
+    pub input: Input,
+}
 
 pub enum Claim {
-    Won {
-        attempt: Box<Attempt>,
-        state: SessionState,
-    },
-    /// The session is ours, but the store failed while the object was moved: to be given back like any attempt of ours
-    /// that failed.
-    Cut { attempt: Box<Attempt>, err: StoreError },
+    Won(Box<Won>),
     /// It may never run, and was put into `failed/` with this reason.
-    Parked { reason: String },
-    /// The object went elsewhere meanwhile: deleted, replaced, or another node's.
-    Lost,
+    Parked {
+        reason: String,
+    },
     /// Not now; for the reason given.
-    Refused { refusal: Refusal, message: String },
+    Refused {
+        refusal: Refusal,
+        message: String,
+    },
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +63,30 @@ pub enum ClaimError {
     Credit(#[from] CreditError),
     #[error(transparent)]
     Journal(#[from] JournalError),
+}
+
+/// Looks at a task's object, and reads a small one whole: that saves a request, and the time for it once the session is
+/// open. `None` if it is gone: deleted, or another node's.
+pub async fn look(
+    store: &dyn ObjectStore,
+    function: &FunctionName,
+    waiting: &Waiting,
+) -> Result<Option<Input>, StoreError> {
+    let (bucket, key) = (function.as_str(), waiting.key.input());
+    if waiting.size <= READ_MAX {
+        match store.get(bucket, &key, READ_MAX).await {
+            // It was replaced by a larger one.
+            Err(StoreError::TooLarge { .. }) => {}
+            read => {
+                return Ok(read?.map(|Object { head, body }| Input {
+                    head,
+                    body: Some(body),
+                }));
+            }
+        }
+    }
+    let head = store.head(bucket, &key).await?;
+    Ok(head.map(|head| Input { head, body: None }))
 }
 
 pub struct Claimer<'a> {
@@ -59,14 +100,11 @@ pub struct Claimer<'a> {
 }
 
 impl Claimer<'_> {
-    /// Tries to make the object at `key`, in the version it has now, this node's task.
-    pub async fn claim(&self, key: &TaskKey, now: Timestamp) -> Result<Claim, ClaimError> {
-        let bucket = self.function.as_str();
-        let Some(mut head) = self.store.head(bucket, &key.input()).await? else {
-            return Ok(Claim::Lost);
-        };
-        if let Some(reason) = key.problem().or_else(|| self.too_large(&head)) {
-            return self.park(key, &head, reason, now).await;
+    /// Tries to make the object at `key`, in the version that was seen, this node's task.
+    pub async fn claim(&self, key: &TaskKey, mut input: Input, now: Timestamp) -> Result<Claim, ClaimError> {
+        let head = &input.head;
+        if let Some(reason) = key.problem().or_else(|| self.too_large(head)) {
+            return self.park(key, head, reason, now).await;
         }
         let mut attempt = Attempt {
             session: SessionId::new(),
@@ -78,7 +116,7 @@ impl Claimer<'_> {
         };
         let max_amount = match max_amount(&head.metadata) {
             Ok(max_amount) => max_amount,
-            Err(reason) => return self.park(key, &head, reason, now).await,
+            Err(reason) => return self.park(key, head, reason, now).await,
         };
         let request = OpenSession {
             session: attempt.session,
@@ -101,30 +139,26 @@ impl Claimer<'_> {
             Ok(Opened::Refused { refusal, message }) => {
                 self.journal.forget(attempt.session).await?;
                 if refusal.is_final() {
-                    return self.park(key, &head, message, now).await;
+                    return self.park(key, head, message, now).await;
                 }
                 return Ok(Claim::Refused { refusal, message });
             }
             Err(err) => {
                 // It may have been opened all the same.
-                self.withdraw(&attempt).await?;
+                withdraw(self.credit, self.journal, attempt.session).await?;
                 return Err(err.into());
             }
         };
-        head.metadata
+        input
+            .head
+            .metadata
             .insert(META_TASK.to_owned(), licence.task.to_string());
         attempt.state = State::Licensed { licence };
-        self.journal.record(&attempt).await?;
-        let attempt = Box::new(attempt);
-        match self.fetch(key, &head).await {
-            Ok(Copied::Done) => Ok(Claim::Won { attempt, state }),
-            Ok(Copied::SourceChanged) => {
-                debug!(%key, "the object changed while it was claimed");
-                self.withdraw(&attempt).await?;
-                Ok(Claim::Lost)
-            }
-            Err(err) => Ok(Claim::Cut { attempt, err }),
-        }
+        Ok(Claim::Won(Box::new(Won {
+            attempt,
+            state,
+            input,
+        })))
     }
 
     fn too_large(&self, head: &Head) -> Option<String> {
@@ -137,19 +171,6 @@ impl Claimer<'_> {
         })
     }
 
-    /// Moves the object to `processing/`, if it is still the version that was seen.
-    async fn fetch(&self, key: &TaskKey, seen: &Head) -> Result<Copied, StoreError> {
-        let bucket = self.function.as_str();
-        let copied = self
-            .store
-            .copy(bucket, &key.input(), &key.processing(), seen)
-            .await?;
-        if copied == Copied::Done {
-            self.store.delete(bucket, &key.input(), Some(&seen.etag)).await?;
-        }
-        Ok(copied)
-    }
-
     async fn park(
         &self,
         key: &TaskKey,
@@ -160,18 +181,18 @@ impl Claimer<'_> {
         park::park(self.store, self.function, key, seen, &reason, now).await?;
         Ok(Claim::Parked { reason })
     }
+}
 
-    /// Gives a session back that came to nothing.
-    async fn withdraw(&self, attempt: &Attempt) -> Result<(), ClaimError> {
-        if let Err(err) = self
-            .credit
-            .close(attempt.session, CpuTime::ZERO, Verdict::PlatformFault)
-            .await
-        {
-            warn!(error = %Chain(&err), "session not given back, its lease will end it");
-        }
-        Ok(self.journal.forget(attempt.session).await?)
+/// Gives a session back that came to nothing.
+pub async fn withdraw(
+    credit: &dyn Credit,
+    journal: &Journal,
+    session: SessionId,
+) -> Result<(), JournalError> {
+    if let Err(err) = credit.close(session, CpuTime::ZERO, Verdict::PlatformFault).await {
+        warn!(error = %Chain(&err), "session not given back, its lease will end it");
     }
+    journal.forget(session).await
 }
 
 fn task_id(metadata: &Metadata, key: &str) -> Option<TaskId> {

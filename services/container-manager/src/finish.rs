@@ -11,10 +11,12 @@ use crate::documents::Settled;
 use crate::journal::JournalError;
 use crate::node::Node;
 use crate::publish::{self, PublishError};
+use crate::store::Head;
 use crate::task::{Attempt, Bill, Ending, How, State, Verdict};
 
-/// Charges an ended attempt and brings the bucket up to date. Can be cut off anywhere and begun again.
-pub async fn finish(node: &Node, mut attempt: Attempt) {
+/// Charges an ended attempt and brings the bucket up to date; `object` is the task's object in `processing/`, where that is
+/// known. Returns the attempt when it is over. Can be cut off anywhere and begun again.
+pub async fn finish(node: &Node, mut attempt: Attempt, object: Option<&Head>) -> Attempt {
     if let State::Ended { licence, run, ending } = attempt.state.clone() {
         let verdict = attempt.verdict().unwrap_or(Verdict::PlatformFault);
         let close = || node.credit.close(attempt.session, ending.usage.billed, verdict);
@@ -34,13 +36,13 @@ pub async fn finish(node: &Node, mut attempt: Attempt) {
                 (Ending { how, ..ending }, Bill::default())
             }
         };
+        // Not journalled: a session that is closed once more is billed the same.
         attempt.state = State::Settled {
             licence,
             run,
             ending,
             bill,
         };
-        record(node, &attempt).await;
     }
     if let State::Settled {
         licence,
@@ -61,7 +63,7 @@ pub async fn finish(node: &Node, mut attempt: Attempt) {
             bill: &bill,
             verdict,
         };
-        let publish = || publish::publish(node.store.as_ref(), &spool, &settled);
+        let publish = || publish::publish(node.store.as_ref(), &spool, &settled, object);
         let published = publish
             .retry(patiently())
             .when(PublishError::is_worth_a_retry)
@@ -81,6 +83,7 @@ pub async fn finish(node: &Node, mut attempt: Attempt) {
         };
         record(node, &attempt).await;
     }
+    attempt
 }
 
 fn patiently() -> ExponentialBuilder {

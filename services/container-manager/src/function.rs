@@ -12,6 +12,9 @@ use crate::scaler::PolicyName;
 /// Where `utils/timeout.txt` is missing or says nothing usable.
 const IDLE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 
+/// The most tasks that run at once in one container.
+const CONCURRENCY_MAX: u32 = 64;
+
 /// How a function's container and tasks are run.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -93,7 +96,7 @@ impl FunctionSettings {
             }
         };
         check(
-            (1..=64).contains(&settings.concurrency),
+            (1..=CONCURRENCY_MAX).contains(&settings.concurrency),
             "concurrency",
             "from 1 to 64",
         )?;

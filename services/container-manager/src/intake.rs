@@ -4,6 +4,7 @@
 //! makes it happen now.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -113,6 +114,7 @@ pub async fn run(
                         continue;
                     };
                     info!(function = %name, %user, "function found");
+                    node.served.fetch_add(1, Ordering::Relaxed);
                     let gate = registry.gate(&user, may_start);
                     let news = News { gate, hint, alert };
                     let adopted = adopted.remove(&name);

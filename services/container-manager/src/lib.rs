@@ -5,9 +5,9 @@
 //! | Step | Module |
 //! |---|---|
 //! | a user drops an object; the function's loop lists it | [`intake`], [`function_loop`], [`queue`] |
-//! | a session makes it this node's task, and it moves to `processing/` | [`claim`] |
-//! | a container is there, or is started from the function's image | [`warm`], [`memory`], [`image`], [`staging`], [`container`] |
-//! | the script runs in a cgroup of its own | [`attempt`], [`task`], [`cgroup`] |
+//! | a session makes it this node's task | [`claim`] |
+//! | a container is there, or is started from the function's image | [`workplace`], [`warm`], [`memory`], [`image`], [`staging`], [`container`] |
+//! | it moves to `processing/`, and the script runs in a cgroup of its own | [`start`], [`attempt`], [`task`], [`cgroup`] |
 //! | its CPU time is read, its grant enforced, its limit scaled, its total reported | [`meter`], [`restriction`], [`scaler`] |
 //! | or it may never run: it goes to `failed/` | [`park`] |
 //! | it ends; its results leave the container | [`attempt`], [`spool`] |
@@ -56,10 +56,12 @@ pub mod scaler;
 pub mod settings;
 pub mod spool;
 pub mod staging;
+pub mod start;
 pub mod store;
 pub mod task;
 pub mod utils;
 pub mod warm;
+pub mod workplace;
 
 mod live_log;
 mod serve;

@@ -27,7 +27,7 @@ pub async fn park(
         .put(bucket, &key.failed_reason(), body, "application/json")
         .await?;
     let copied = store.copy(bucket, &key.input(), &key.failed(), seen).await?;
-    if copied == Copied::Done {
+    if matches!(copied, Copied::Done { .. }) {
         store.delete(bucket, &key.input(), Some(&seen.etag)).await?;
     }
     Ok(())

@@ -18,6 +18,8 @@ use crate::task::Verdict;
 
 /// The key of the task's id in its object's metadata, by which attempts of one task find together.
 pub const META_TASK: &str = "gridfaas-task";
+/// Of one attempt's results: enough to hide the store's latency, few enough to leave it to others as well.
+const UPLOADS_AT_ONCE: usize = 4;
 
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
@@ -41,44 +43,59 @@ impl PublishError {
     }
 }
 
-/// Brings the bucket to where the verdict wants it.
+/// Brings the bucket to where the verdict wants it. `object` is the task's object in `processing/`, where that is known.
 pub async fn publish(
     store: &dyn ObjectStore,
     spool: &Spool,
     settled: &Settled<'_>,
+    object: Option<&Head>,
 ) -> Result<(), PublishError> {
     let (bucket, key) = (settled.attempt.function.as_str(), &settled.attempt.key);
-    match settled.verdict {
+    let to = match settled.verdict {
         Verdict::Succeeded => {
-            upload_results(store, bucket, key, spool).await?;
-            upload_log(store, bucket, &key.log(), spool).await?;
-            let chained = chain::put_results(store, spool, settled).await?;
-            put_json(store, bucket, &key.receipt(), settled.receipt(chained.as_ref())).await?;
-            move_task(store, settled, &key.output()).await
+            let log_key = key.log();
+            tokio::try_join!(
+                upload_results(store, bucket, key, spool),
+                upload_log(store, bucket, &log_key, spool),
+                chain_and_receipt(store, spool, settled),
+            )?;
+            key.output()
         }
         Verdict::Failed => {
             keep_error_log(store, bucket, key, spool).await?;
-            move_task(store, settled, &key.input()).await
+            key.input()
         }
         Verdict::GaveUp | Verdict::Cancelled | Verdict::CapSpent => {
             keep_error_log(store, bucket, key, spool).await?;
             put_json(store, bucket, &key.receipt(), settled.receipt(None)).await?;
             put_json(store, bucket, &key.failed_reason(), settled.notice()).await?;
-            move_task(store, settled, &key.failed()).await
+            key.failed()
         }
         Verdict::Aborted => {
             keep_error_log(store, bucket, key, spool).await?;
             put_json(store, bucket, &key.aborted(), settled.notice()).await?;
-            move_task(store, settled, &key.input()).await
+            key.input()
         }
         Verdict::PlatformFault => {
             // What never came to a start has nothing to tell.
             if settled.run.is_some() {
                 put_json(store, bucket, &key.aborted(), settled.notice()).await?;
             }
-            move_task(store, settled, &key.input()).await
+            key.input()
         }
-    }
+    };
+    move_task(store, settled, &to, object).await
+}
+
+/// The receipt says what became of the results in the next function.
+async fn chain_and_receipt(
+    store: &dyn ObjectStore,
+    spool: &Spool,
+    settled: &Settled<'_>,
+) -> Result<(), PublishError> {
+    let chained = chain::put_results(store, spool, settled).await?;
+    let (bucket, key) = (settled.attempt.function.as_str(), settled.attempt.key.receipt());
+    Ok(put_json(store, bucket, &key, settled.receipt(chained.as_ref())).await?)
 }
 
 /// Uploads a failed attempt's log under its own key, in place of what was uploaded while it ran.
@@ -116,36 +133,62 @@ async fn upload_results(
     key: &TaskKey,
     spool: &Spool,
 ) -> Result<(), PublishError> {
-    for (number, name) in spool.read_names()?.iter().enumerate() {
-        let path = spool.results().join(number.to_string());
-        let file = File::open(&path).map_err(|err| PublishError::Spool { path, err })?;
-        store
-            .upload(bucket, &key.result(name), file, &Metadata::new())
-            .await?;
+    let names: Vec<(usize, String)> = spool.read_names()?.into_iter().enumerate().collect();
+    for some in names.chunks(UPLOADS_AT_ONCE) {
+        let uploads = some
+            .iter()
+            .map(|(number, name)| upload_result(store, bucket, key.result(name), spool, *number));
+        futures::future::try_join_all(uploads).await?;
     }
     Ok(())
 }
 
+async fn upload_result(
+    store: &dyn ObjectStore,
+    bucket: &str,
+    key: String,
+    spool: &Spool,
+    number: usize,
+) -> Result<(), PublishError> {
+    let path = spool.results().join(number.to_string());
+    let file = File::open(&path).map_err(|err| PublishError::Spool { path, err })?;
+    Ok(store.upload(bucket, &key, file, &Metadata::new()).await?)
+}
+
 /// Moves the task object out of `processing/`. Done before: the source is gone, which is what was wanted.
-async fn move_task(store: &dyn ObjectStore, settled: &Settled<'_>, to: &str) -> Result<(), PublishError> {
+async fn move_task(
+    store: &dyn ObjectStore,
+    settled: &Settled<'_>,
+    to: &str,
+    known: Option<&Head>,
+) -> Result<(), PublishError> {
     let (bucket, from) = (
         settled.attempt.function.as_str(),
         settled.attempt.key.processing(),
     );
-    let Some(mut head) = store.head(bucket, &from).await? else {
-        return Ok(());
-    };
-    if settled.verdict == Verdict::Succeeded {
-        head.metadata.remove(META_TASK);
-    }
     if to == settled.attempt.key.input() && is_replaced(store, bucket, to).await? {
         // The user dropped a newer version meanwhile; that one is the task now.
         return Ok(store.delete(bucket, &from, None).await?);
     }
-    if store.copy(bucket, &from, to, &head).await? == Copied::Done {
-        store.delete(bucket, &from, None).await?;
+    let after = |mut head: Head| {
+        if settled.verdict == Verdict::Succeeded {
+            head.metadata.remove(META_TASK);
+        }
+        head
+    };
+    let moved = match known {
+        Some(head) => store.copy(bucket, &from, to, &after(head.clone())).await?,
+        None => Copied::SourceChanged,
+    };
+    if moved == Copied::SourceChanged {
+        let Some(head) = store.head(bucket, &from).await? else {
+            return Ok(());
+        };
+        if store.copy(bucket, &from, to, &after(head)).await? == Copied::SourceChanged {
+            return Ok(());
+        }
     }
-    Ok(())
+    Ok(store.delete(bucket, &from, None).await?)
 }
 
 async fn is_replaced(store: &dyn ObjectStore, bucket: &str, input: &str) -> Result<bool, StoreError> {

@@ -1,6 +1,8 @@
 //! A function's queue: what of `input/` this node may take next.
+//!
+//! A listing is kept until it is used up or the next one is due, so that a long queue is not listed anew for every task.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use tokio::time::{Duration, Instant};
 use units::FunctionName;
@@ -8,8 +10,18 @@ use units::FunctionName;
 use crate::layout::{self, TaskKey};
 use crate::store::{ObjectStore, StoreError};
 
-/// Objects in one listing.
+/// Objects in one listing, and the most of them that are kept.
 const PAGE: u32 = 1000;
+/// Tasks kept beyond those that are wanted now: few enough to be cheap to list, enough for many to start before the next.
+const LINE: usize = 64;
+
+/// A task in line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    pub key: TaskKey,
+    /// Of its object, in bytes.
+    pub size: u64,
+}
 
 #[derive(Default)]
 pub struct Queue {
@@ -17,6 +29,10 @@ pub struct Queue {
     busy: HashSet<TaskKey>,
     /// Tasks that are not to be tried before an instant.
     deferred: HashMap<TaskKey, Instant>,
+    /// The first in line by the newest listing, in the order of their keys.
+    line: VecDeque<Waiting>,
+    /// More were in line than were kept.
+    has_more: bool,
 }
 
 impl Queue {
@@ -35,35 +51,128 @@ impl Queue {
         self.deferred.insert(key, Instant::now() + delay);
     }
 
-    /// The next tasks in line, in the order of their keys, and `wanted` at most.
-    pub async fn next(
+    /// Whether the kept part of the line is used up though there was more.
+    pub fn is_used_up(&self) -> bool {
+        self.line.is_empty() && self.has_more
+    }
+
+    /// The next tasks in line, `wanted` at most.
+    pub fn next(&mut self, wanted: usize) -> Vec<Waiting> {
+        let now = Instant::now();
+        let mut next = Vec::new();
+        while next.len() < wanted
+            && let Some(waiting) = self.line.pop_front()
+        {
+            let is_deferred = self.deferred.get(&waiting.key).is_some_and(|until| *until > now);
+            if !self.busy.contains(&waiting.key) && !is_deferred {
+                next.push(waiting);
+            }
+        }
+        next
+    }
+
+    /// Lists the line anew, far enough for `wanted` tasks. Returns whether there is any.
+    pub async fn look(
         &mut self,
         store: &dyn ObjectStore,
         function: &FunctionName,
         wanted: usize,
-    ) -> Result<Vec<TaskKey>, StoreError> {
+    ) -> Result<bool, StoreError> {
         let now = Instant::now();
         self.deferred.retain(|_, until| *until > now);
-        let (mut found, mut after) = (Vec::new(), None::<String>);
+        self.line.clear();
+        let mut after = None::<String>;
         // Usually the first listed tasks are free, so a short page does; one that is full of others' is followed up.
-        let mut page = u32::try_from(wanted + self.busy.len() + self.deferred.len() + 1)
+        let mut page = u32::try_from(wanted + LINE + self.busy.len() + self.deferred.len())
             .unwrap_or(PAGE)
             .min(PAGE);
         loop {
             let listed = store
                 .list(function.as_str(), layout::INPUT, after.as_deref(), page)
                 .await?;
-            let is_last = listed.len() < usize::try_from(page).unwrap_or(usize::MAX);
+            self.has_more = listed.len() >= usize::try_from(page).unwrap_or(usize::MAX);
             after = listed.last().map(|object| object.key.clone());
-            let keys = listed
-                .iter()
-                .filter_map(|object| TaskKey::from_input(&object.key));
-            found.extend(keys.filter(|key| !self.busy.contains(key) && !self.deferred.contains_key(key)));
-            if is_last || found.len() >= wanted {
-                found.truncate(wanted);
-                return Ok(found);
+            let waiting = listed.iter().filter_map(|object| {
+                Some(Waiting {
+                    key: TaskKey::from_input(&object.key)?,
+                    size: object.size,
+                })
+            });
+            self.line.extend(waiting.filter(|waiting| {
+                !self.busy.contains(&waiting.key) && !self.deferred.contains_key(&waiting.key)
+            }));
+            if !self.has_more || self.line.len() >= wanted {
+                return Ok(!self.line.is_empty());
             }
             page = PAGE;
         }
+    }
+
+    /// Forgets the listing; the next look makes another.
+    pub fn forget(&mut self) {
+        self.line.clear();
+        self.has_more = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::fake::FakeStore;
+
+    const BUCKET: &str = "stress";
+
+    fn store(tasks: impl IntoIterator<Item = u32>) -> FakeStore {
+        let store = FakeStore::default();
+        store.create_bucket(BUCKET);
+        for task in tasks {
+            store.drop_object(BUCKET, &format!("input/{task:04}"), "x");
+        }
+        store
+    }
+
+    async fn look(queue: &mut Queue, store: &FakeStore, wanted: usize) -> bool {
+        queue.look(store, &BUCKET.parse().unwrap(), wanted).await.unwrap()
+    }
+
+    fn names(waiting: &[Waiting]) -> Vec<&str> {
+        waiting.iter().map(|waiting| waiting.key.as_str()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_long_line_is_listed_once_for_many_tasks_and_kept_short() {
+        let (mut queue, store) = (Queue::default(), store(0..5000));
+        assert!(look(&mut queue, &store, 1).await);
+        for task in 0..=LINE {
+            assert_eq!(names(&queue.next(1)), [format!("{task:04}")]);
+        }
+        assert_eq!(queue.next(1), []);
+        assert!(queue.is_used_up());
+    }
+
+    #[tokio::test]
+    async fn what_this_node_has_or_defers_is_passed_over_however_much_it_is() {
+        let (mut queue, store) = (Queue::default(), store(0..3000));
+        for task in 0..2500 {
+            queue.take(TaskKey::from_name(&format!("{task:04}")).unwrap());
+        }
+        queue.defer(TaskKey::from_name("2500").unwrap(), Duration::from_secs(60));
+        assert!(look(&mut queue, &store, 2).await);
+        assert_eq!(names(&queue.next(2)), ["2501", "2502"]);
+        // Deferred since the listing.
+        queue.defer(TaskKey::from_name("2503").unwrap(), Duration::from_secs(60));
+        assert_eq!(names(&queue.next(1)), ["2504"]);
+    }
+
+    #[tokio::test]
+    async fn an_earlier_key_comes_first_after_the_next_look() {
+        let (mut queue, store) = (Queue::default(), store(10..20));
+        assert!(look(&mut queue, &store, 1).await);
+        assert_eq!(names(&queue.next(1)), ["0010"]);
+        store.drop_object(BUCKET, "input/0001", "x");
+        assert!(look(&mut queue, &store, 1).await);
+        assert_eq!(names(&queue.next(1)), ["0001"]);
+        queue.forget();
+        assert!(!queue.is_used_up());
     }
 }

@@ -1,6 +1,7 @@
 //! Wiring: the edges, the background tasks, the order in which they stop.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -136,6 +137,7 @@ pub async fn run(
         meter: meter.clone(),
         recorder: recorder.clone(),
         settings,
+        served: AtomicU32::new(0),
         journal,
         config,
     });
@@ -183,7 +185,7 @@ pub async fn run(
     });
     for attempt in recovered.unfinished {
         let node = node.clone();
-        tokio::spawn(async move { finish::finish(&node, attempt).await });
+        tokio::spawn(async move { finish::finish(&node, attempt, None).await });
     }
     info!(node = %node.config.node, capacity = %node.meter.capacity(), "container-manager is ready");
     let drained = supervisor.drain(DRAIN).await;

@@ -36,6 +36,14 @@ impl Spool {
         std::fs::create_dir_all(self.results())
     }
 
+    /// Removes all of it. No error if there is nothing.
+    pub fn remove(&self) -> io::Result<()> {
+        match std::fs::remove_dir_all(&self.folder) {
+            Err(err) if err.kind() != io::ErrorKind::NotFound => Err(err),
+            _ => Ok(()),
+        }
+    }
+
     pub fn log(&self) -> PathBuf {
         self.folder.join("log")
     }

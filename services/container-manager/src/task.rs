@@ -4,8 +4,8 @@
 //! Claimed ─► Licensed ─► Running ─► Ended ─► Settled ─► Over
 //!    └───────────┴──────────┴── a fault of ours: straight to Ended, free of charge
 //! ```
-//! Every state is journalled before its effects, and every effect can be repeated. A state holds all that is needed to
-//! carry on from it after a crash.
+//! Every effect can be repeated, and none is begun before a state is journalled from which it would be. A state holds all
+//! that is needed to carry on from it after a crash.
 
 use serde::{Deserialize, Serialize};
 use units::{

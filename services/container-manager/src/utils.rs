@@ -51,7 +51,7 @@ impl Utils {
                 continue;
             }
             match store.get(bucket, key, TEXT_BYTES_MAX).await? {
-                Some(body) => self.texts.insert(key, (listed.etag.clone(), body)),
+                Some(object) => self.texts.insert(key, (listed.etag.clone(), object.body)),
                 None => self.texts.remove(key),
             };
         }

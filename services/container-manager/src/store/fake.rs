@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
-use super::{Copied, Fetched, Head, Listed, Metadata, ObjectStore, StoreError};
+use super::{Copied, Fetched, Head, Listed, Metadata, Object, ObjectStore, StoreError};
 
 #[derive(Debug, Default)]
 pub struct FakeStore {
@@ -19,7 +19,7 @@ pub struct FakeStore {
 
 #[derive(Debug, Default)]
 struct Inner {
-    buckets: BTreeMap<String, BTreeMap<String, Object>>,
+    buckets: BTreeMap<String, BTreeMap<String, Kept>>,
     writes: u64,
     failures: u32,
     /// Nothing is copied to keys that begin so.
@@ -27,11 +27,22 @@ struct Inner {
 }
 
 #[derive(Clone, Debug)]
-struct Object {
+struct Kept {
     body: Bytes,
     etag: String,
     content_type: Option<String>,
     metadata: Metadata,
+}
+
+impl Kept {
+    fn head(&self) -> Head {
+        Head {
+            etag: self.etag.clone(),
+            size: self.body.len() as u64,
+            content_type: self.content_type.clone(),
+            metadata: self.metadata.clone(),
+        }
+    }
 }
 
 impl FakeStore {
@@ -116,13 +127,13 @@ impl Inner {
         body: Bytes,
         content_type: Option<&str>,
         metadata: Metadata,
-    ) {
+    ) -> String {
         self.writes += 1;
         let mut etag = String::new();
         let _infallible = write!(etag, "\"{}\"", self.writes);
-        let object = Object {
+        let object = Kept {
             body,
-            etag,
+            etag: etag.clone(),
             content_type: content_type.map(str::to_owned),
             metadata,
         };
@@ -130,9 +141,10 @@ impl Inner {
             .entry(bucket.to_owned())
             .or_default()
             .insert(key.to_owned(), object);
+        etag
     }
 
-    fn object(&self, bucket: &str, key: &str) -> Option<&Object> {
+    fn object(&self, bucket: &str, key: &str) -> Option<&Kept> {
         self.buckets.get(bucket)?.get(key)
     }
 }
@@ -161,15 +173,10 @@ impl ObjectStore for FakeStore {
 
     async fn head(&self, bucket: &str, key: &str) -> Result<Option<Head>, StoreError> {
         let inner = self.reach(bucket)?;
-        Ok(inner.object(bucket, key).map(|object| Head {
-            etag: object.etag.clone(),
-            size: object.body.len() as u64,
-            content_type: object.content_type.clone(),
-            metadata: object.metadata.clone(),
-        }))
+        Ok(inner.object(bucket, key).map(Kept::head))
     }
 
-    async fn get(&self, bucket: &str, key: &str, max_bytes: u64) -> Result<Option<Bytes>, StoreError> {
+    async fn get(&self, bucket: &str, key: &str, max_bytes: u64) -> Result<Option<Object>, StoreError> {
         let inner = self.reach(bucket)?;
         match inner.object(bucket, key) {
             Some(object) if object.body.len() as u64 > max_bytes => Err(StoreError::TooLarge {
@@ -177,7 +184,10 @@ impl ObjectStore for FakeStore {
                 key: key.to_owned(),
                 max_bytes,
             }),
-            object => Ok(object.map(|object| object.body.clone())),
+            object => Ok(object.map(|object| Object {
+                head: object.head(),
+                body: object.body.clone(),
+            })),
         }
     }
 
@@ -248,14 +258,14 @@ impl ObjectStore for FakeStore {
         }
         match inner.object(bucket, from).cloned() {
             Some(object) if object.etag == source.etag => {
-                inner.write(
+                let etag = inner.write(
                     bucket,
                     to,
                     object.body,
                     source.content_type.as_deref(),
                     source.metadata.clone(),
                 );
-                Ok(Copied::Done)
+                Ok(Copied::Done { etag })
             }
             _ => Ok(Copied::SourceChanged),
         }

@@ -32,6 +32,13 @@ pub struct Head {
     pub metadata: Metadata,
 }
 
+/// A small object, whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    pub head: Head,
+    pub body: Bytes,
+}
+
 /// What a download left on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fetched {
@@ -42,9 +49,12 @@ pub struct Fetched {
 }
 
 /// How a copy that was pinned to a version ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Copied {
-    Done,
+    Done {
+        /// The copy's version; empty where the store does not tell.
+        etag: String,
+    },
     /// The source is gone, or is another version by now.
     SourceChanged,
 }
@@ -65,7 +75,7 @@ pub trait ObjectStore: Send + Sync + 'static {
     async fn head(&self, bucket: &str, key: &str) -> Result<Option<Head>, StoreError>;
 
     /// Reads a small object whole; `None` if there is none, an error if it is larger than `max_bytes`.
-    async fn get(&self, bucket: &str, key: &str, max_bytes: u64) -> Result<Option<Bytes>, StoreError>;
+    async fn get(&self, bucket: &str, key: &str, max_bytes: u64) -> Result<Option<Object>, StoreError>;
 
     /// Downloads an object to `path`, which is complete and on disk after `Ok(Some(_))`. `None` if there is none, an error
     /// if it is larger than `max_bytes`.

@@ -20,7 +20,7 @@ use service_kit::Secret;
 use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncWriteExt as _;
 
-use super::{Copied, Fetched, Head, Listed, Metadata, ObjectStore, StoreError};
+use super::{Copied, Fetched, Head, Listed, Metadata, Object, ObjectStore, StoreError};
 
 /// Files above this size are uploaded in parts of this size, in bytes.
 const PART_BYTES: u64 = 64 << 20;
@@ -255,22 +255,18 @@ impl ObjectStore for S3Store {
 
     async fn head(&self, bucket: &str, key: &str) -> Result<Option<Head>, StoreError> {
         match self.client.head_object().bucket(bucket).key(key).send().await {
-            Ok(head) => Ok(Some(Head {
-                etag: head.e_tag.unwrap_or_default(),
-                size: head
-                    .content_length
-                    .and_then(|n| u64::try_from(n).ok())
-                    .unwrap_or_default(),
-                content_type: head.content_type,
-                metadata: head.metadata.unwrap_or_default().into_iter().collect(),
-            })),
+            Ok(found) => {
+                let size = found.content_length.and_then(|n| u64::try_from(n).ok());
+                let size = size.unwrap_or_default();
+                Ok(Some(head(found.e_tag, size, found.content_type, found.metadata)))
+            }
             Err(err) if is_missing(&err) => Ok(None),
             Err(err) => Err(self.error(bucket, key, err)),
         }
     }
 
-    async fn get(&self, bucket: &str, key: &str, max_bytes: u64) -> Result<Option<Bytes>, StoreError> {
-        let object = match self.client.get_object().bucket(bucket).key(key).send().await {
+    async fn get(&self, bucket: &str, key: &str, max_bytes: u64) -> Result<Option<Object>, StoreError> {
+        let mut object = match self.client.get_object().bucket(bucket).key(key).send().await {
             Ok(object) => object,
             Err(err) if is_missing(&err) => return Ok(None),
             Err(err) => return Err(self.error(bucket, key, err)),
@@ -280,15 +276,12 @@ impl ObjectStore for S3Store {
             key: key.to_owned(),
             max_bytes,
         };
-        if object
-            .content_length
-            .and_then(|n| u64::try_from(n).ok())
-            .is_none_or(|size| size > max_bytes)
-        {
-            return Err(too_large());
-        }
-        let body = object.body.collect().await.map_err(|err| self.cut_off(err))?;
-        Ok(Some(body.into_bytes()))
+        let size = object.content_length.and_then(|n| u64::try_from(n).ok());
+        let size = size.filter(|size| *size <= max_bytes).ok_or_else(too_large)?;
+        let body = std::mem::take(&mut object.body).collect().await;
+        let body = body.map_err(|err| self.cut_off(err))?.into_bytes();
+        let head = head(object.e_tag, size, object.content_type, object.metadata);
+        Ok(Some(Object { head, body }))
     }
 
     async fn download(
@@ -363,7 +356,11 @@ impl ObjectStore for S3Store {
             .set_metadata(Some(metadata))
             .set_content_type(source.content_type.clone());
         match copy.send().await {
-            Ok(_) => Ok(Copied::Done),
+            Ok(copied) => {
+                let copy = copied.copy_object_result;
+                let etag = copy.and_then(|copy| copy.e_tag).unwrap_or_default();
+                Ok(Copied::Done { etag })
+            }
             Err(err) if is_missing(&err) || err.code() == Some("PreconditionFailed") => {
                 Ok(Copied::SourceChanged)
             }
@@ -393,6 +390,20 @@ impl S3Store {
             endpoint: self.endpoint.to_string(),
             err: Box::new(err),
         }
+    }
+}
+
+fn head(
+    etag: Option<String>,
+    size: u64,
+    content_type: Option<String>,
+    metadata: Option<HashMap<String, String>>,
+) -> Head {
+    Head {
+        etag: etag.unwrap_or_default(),
+        size,
+        content_type,
+        metadata: metadata.unwrap_or_default().into_iter().collect(),
     }
 }
 
