@@ -6,8 +6,8 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use service_kit::telemetry::LogFilter;
 
 use crate::commands::{
-    audit, balance, completions, config, experiment, function, ledger, logs, node, ps, quote, receipt,
-    results, statement, submit, up, user, version, withdraw,
+    audit, balance, completions, config, experiment, function, invoke, ledger, logs, node, ps, quote,
+    receipt, results, statement, submit, up, user, version, withdraw,
 };
 use crate::output::Format;
 
@@ -112,6 +112,8 @@ pub(crate) enum Command {
     User(user::UserCommand),
     /// Drop files into a function's input
     Submit(submit::SubmitArgs),
+    /// Run one task and wait for what it writes and leaves
+    Invoke(invoke::InvokeArgs),
     /// List tasks: waiting, running and done
     Ps(ps::PsArgs),
     /// Print what a task wrote
@@ -195,6 +197,7 @@ mod tests {
                 "function",
                 "user",
                 "submit",
+                "invoke",
                 "ps",
                 "logs",
                 "results",

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::Stream;
+use futures::{Stream, StreamExt as _};
 use proto::container::v1::container_service_server::ContainerService;
 use proto::container::v1::{self as wire};
 use proto::parse;
@@ -16,11 +16,13 @@ use tonic::{Request, Response, Status};
 use units::{FunctionName, SessionId};
 
 use crate::intake::Registry;
+use crate::invoke::{self, Event, Invocation, InvokeError};
 use crate::journal::JournalError;
 use crate::layout::TaskKey;
 use crate::meter::Progress;
 use crate::node::Node;
 use crate::settings::{Setting, SettingError};
+use crate::store::StoreError;
 use crate::task::{Attempt, State, Verdict};
 
 /// Entries in an answer, where the caller does not say.
@@ -30,6 +32,7 @@ const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
 /// Chunks read ahead of a slow reader of a log, of up to 64 KiB each.
 const CHUNKS_AHEAD: usize = 4;
 
+#[derive(Clone)]
 pub struct Api {
     node: Arc<Node>,
     registry: Arc<Registry>,
@@ -38,6 +41,28 @@ pub struct Api {
 impl Api {
     pub fn new(node: Arc<Node>, registry: Arc<Registry>) -> Self {
         Self { node, registry }
+    }
+
+    fn invoked(&self, function: &FunctionName, event: Event) -> wire::invoke_response::Event {
+        use wire::invoke_response::Event as Told;
+        match event {
+            Event::Accepted(key) => Told::AcceptedObjectKey(key.to_string()),
+            Event::Log(chunk) => Told::Log(chunk),
+            Event::Result { name, chunk } => Told::Result(wire::ResultChunk { name, data: chunk }),
+            Event::Ended { attempt, succeeded } => {
+                let ended = attempt.and_then(|attempt| self.tasks(vec![*attempt]).pop());
+                let state = if succeeded {
+                    wire::TaskState::Succeeded
+                } else {
+                    wire::TaskState::Failed
+                };
+                Told::Ended(ended.unwrap_or_else(|| wire::Task {
+                    function: function.to_string(),
+                    state: state.into(),
+                    ..wire::Task::default()
+                }))
+            }
+        }
     }
 
     fn state(&self, attempt: &Attempt) -> wire::TaskState {
@@ -76,6 +101,18 @@ impl Api {
             );
         }
         tasks
+    }
+}
+
+fn invoke_status(err: &InvokeError) -> Status {
+    let message = service_kit::Chain(err).to_string();
+    match err {
+        InvokeError::Exists { .. } => Status::already_exists(message),
+        InvokeError::Waits { .. } => Status::failed_precondition(message),
+        InvokeError::Store(StoreError::NoSuchBucket { .. }) => Status::not_found(message),
+        InvokeError::Store(_) => Status::unavailable(message),
+        InvokeError::CallerGone => Status::cancelled(message),
+        InvokeError::Journal(_) | InvokeError::Disk { .. } => Status::internal(message),
     }
 }
 
@@ -170,6 +207,43 @@ impl ContainerService for Api {
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    type InvokeStream = Pin<Box<dyn Stream<Item = Result<wire::InvokeResponse, Status>> + Send>>;
+
+    async fn invoke(
+        &self,
+        request: Request<wire::InvokeRequest>,
+    ) -> Result<Response<Self::InvokeStream>, Status> {
+        let request = request.into_inner();
+        let key = match request.object_key.as_str() {
+            "" => None,
+            name => Some(
+                TaskKey::from_name(name)
+                    .ok_or_else(|| Status::invalid_argument(format!("`{name}` is no name of a task")))?,
+            ),
+        };
+        let invocation = Invocation {
+            function: parse("function", &request.function)?,
+            key,
+            input: request.input,
+        };
+        let (events, told) = tokio::sync::mpsc::channel(CHUNKS_AHEAD);
+        let (node, registry) = (self.node.clone(), self.registry.clone());
+        let function = invocation.function.clone();
+        tokio::spawn(async move {
+            if let Err(err) = invoke::invoke(&node, &registry, invocation, &events).await {
+                let _caller_gone = events.send(Err(err)).await;
+            }
+        });
+        let this = self.clone();
+        let stream = ReceiverStream::new(told).map(move |event| match event {
+            Ok(event) => Ok(wire::InvokeResponse {
+                event: Some(this.invoked(&function, event)),
+            }),
+            Err(err) => Err(invoke_status(&err)),
+        });
+        Ok(Response::new(Box::pin(stream)))
     }
 
     async fn notify(

@@ -79,6 +79,9 @@ pub struct Config {
     /// Where Prometheus finds `/metrics`; absent: no metrics.
     #[serde(default)]
     pub metrics_listen: Option<SocketAddr>,
+    /// Where the store posts that objects were created, as S3 event messages; absent: nowhere.
+    #[serde(default)]
+    pub notify_listen: Option<SocketAddr>,
     /// gRPC reflection, for development.
     #[serde(default)]
     pub reflection: bool,

@@ -69,7 +69,7 @@ impl Registry {
 
     /// The hint and the alert of a function that is new here; `None` for one that is served already, which is told of
     /// the alert.
-    fn add(
+    pub(crate) fn add(
         &self,
         function: &FunctionName,
         alert: Option<Alert>,

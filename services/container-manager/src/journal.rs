@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use rusqlite_migration::{M, Migrations};
 use service_kit::database::{self, ChangeError, DatabaseError, GroupCommit, WriterEnded};
+use tokio::sync::broadcast;
 use units::{CpuTime, FunctionName, Grant, SessionId};
 
 use crate::layout::TaskKey;
@@ -28,6 +29,9 @@ const SCHEMA: &[M<'_>] = &[M::up(
     CREATE INDEX attempts_of_task ON attempts (function, object_key, session);
     CREATE INDEX attempts_under_way ON attempts (session) WHERE over = 0;",
 )];
+
+/// Records that a slow follower may fall behind before it misses some.
+const NEWS_MAX: usize = 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
@@ -61,6 +65,7 @@ impl ChangeError for JournalError {
 #[derive(Clone, Debug)]
 pub struct Journal {
     writer: Arc<GroupCommit>,
+    news: broadcast::Sender<Attempt>,
 }
 
 impl Journal {
@@ -73,14 +78,20 @@ impl Journal {
             })?;
         Ok(Self {
             writer: Arc::new(writer),
+            news: broadcast::channel(NEWS_MAX).0,
         })
+    }
+
+    /// The attempts that are recorded from now on, each time one is.
+    pub fn follow(&self) -> broadcast::Receiver<Attempt> {
+        self.news.subscribe()
     }
 
     /// Writes the state an attempt is in now; on disk when this returns.
     pub async fn record(&self, attempt: &Attempt) -> Result<(), JournalError> {
-        let attempt = attempt.clone();
+        let (attempt, news) = (attempt.clone(), self.news.clone());
         self.writer
-            .write(move |connection| {
+            .write_then(move |connection| {
                 let entry = |err| JournalError::Entry {
                     session: attempt.session.to_string(),
                     err,
@@ -100,7 +111,8 @@ impl Journal {
                         attempt.is_over(),
                         body
                     ])?;
-                Ok(())
+                // An error only says that nobody follows.
+                Ok(((), move || drop(news.send(attempt))))
             })
             .await
     }

@@ -153,6 +153,11 @@ impl TaskKey {
     }
 }
 
+/// Whether an object that was put under this key is for a node to look at.
+pub fn is_news(object_key: &str) -> bool {
+    object_key.starts_with(INPUT) || object_key.starts_with(QUOTE)
+}
+
 /// What the keys of all that is chained from one task begin with, below `input/`.
 pub fn chained_folder(function: &FunctionName, task: TaskId) -> String {
     format!("{function}/{task}/")

@@ -4,7 +4,7 @@
 //!
 //! | Step | Module |
 //! |---|---|
-//! | a user drops an object; the function's loop lists it | [`intake`], [`function_loop`], [`queue`] |
+//! | a user drops an object; the function's loop lists it, now and then or when told | [`intake`], [`webhook`], [`function_loop`], [`queue`] |
 //! | a session makes it this node's task | [`claim`] |
 //! | a container is there, or is started from the function's image | [`workplace`], [`warm`], [`memory`], [`image`], [`staging`], [`container`] |
 //! | it moves to `processing/`, and the script runs in a cgroup of its own | [`start`], [`attempt`], [`task`], [`cgroup`] |
@@ -16,6 +16,7 @@
 //! | then the receipt, and then the object goes to `output/` | [`publish`], [`documents`] |
 //! | a file under `quote/` is answered with what it would cost | [`quote`] |
 //! | what the user has to know is said under `status/` | [`bulletin`], [`balance`], [`problem`] |
+//! | somebody waits for one task and what it leaves | [`invoke`] |
 //! | an operator changes how containers are scaled | [`settings`] |
 //! | what happens is written down, for the laboratory | [`recorder`], [`recording`] |
 //! | after a crash, the journal tells where to go on | [`journal`], [`recover`] |
@@ -37,6 +38,7 @@ pub mod function;
 pub mod function_loop;
 pub mod image;
 pub mod intake;
+pub mod invoke;
 pub mod journal;
 pub mod layout;
 pub mod memory;
@@ -61,6 +63,7 @@ pub mod store;
 pub mod task;
 pub mod utils;
 pub mod warm;
+pub mod webhook;
 pub mod workplace;
 
 mod live_log;

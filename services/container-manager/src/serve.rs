@@ -36,6 +36,7 @@ use crate::recover;
 use crate::settings::{Settable, Settings};
 use crate::store::{ObjectStore, S3Store};
 use crate::warm::Uids;
+use crate::webhook;
 
 /// How long running tasks may take to come to rest at shutdown: killing, closing and publishing each is short.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -103,6 +104,9 @@ pub async fn run(
     config.validate().context("the configuration is not valid")?;
     service_kit::metrics::start(config.metrics_listen, shutdown.clone()).await?;
     let registry = Arc::new(Registry::default());
+    webhook::start(config.notify_listen, registry.clone(), shutdown.clone())
+        .await
+        .context("failed to listen for notifications")?;
     let journal = Journal::open(&config.state_dir.join("journal.db"))?;
     let (recorder, writer) = recorder(&config).await?;
     let configured = Settable {

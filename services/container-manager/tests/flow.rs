@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -19,12 +20,14 @@ use container_manager::store::fake::FakeStore;
 use container_manager::task::Verdict;
 use container_manager::{Config, Edges};
 use futures::StreamExt as _;
-use proto::container::v1::SetSettingRequest;
 use proto::container::v1::container_service_client::ContainerServiceClient;
+use proto::container::v1::invoke_response::Event;
+use proto::container::v1::{InvokeRequest, NotifyRequest, SetSettingRequest, TaskState};
 use service_kit::SystemClock;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
 use units::{Amount, CpuTime, FunctionName, Grant, MilliCores, Restriction, SessionId, Timestamp};
 
 const BUCKET: &str = "stress";
@@ -124,10 +127,35 @@ impl World {
         self
     }
 
-    async fn set(&self, key: &str, value: &str) -> Result<(), tonic::Status> {
-        let mut client = ContainerServiceClient::connect(format!("http://{}", self.address))
+    async fn client(&self) -> ContainerServiceClient<Channel> {
+        ContainerServiceClient::connect(format!("http://{}", self.address))
             .await
-            .unwrap();
+            .unwrap()
+    }
+
+    async fn notify(&self) {
+        let function = BUCKET.to_owned();
+        let mut client = self.client().await;
+        client.notify(NotifyRequest { function }).await.unwrap();
+    }
+
+    /// All that is told of a task that is invoked, until it is over or refused.
+    async fn invoke(&self, key: &str, input: &str) -> Result<Vec<Event>, tonic::Status> {
+        let request = InvokeRequest {
+            function: BUCKET.to_owned(),
+            object_key: key.to_owned(),
+            input: input.to_owned().into(),
+        };
+        let mut answers = self.client().await.invoke(request).await?.into_inner();
+        let mut events = Vec::new();
+        while let Some(answer) = answers.message().await? {
+            events.push(answer.event.unwrap());
+        }
+        Ok(events)
+    }
+
+    async fn set(&self, key: &str, value: &str) -> Result<(), tonic::Status> {
+        let mut client = self.client().await;
         let request = SetSettingRequest {
             key: key.to_owned(),
             value: Some(value.to_owned()),
@@ -198,9 +226,14 @@ fn function() -> FunctionName {
 }
 
 fn config(state_dir: &Path, more: &str) -> Config {
+    let polls = if more.contains("poll_") {
+        ""
+    } else {
+        "poll_busy_ms = 5\npoll_idle_ms = 20"
+    };
     let text = format!(
         "node = 'n1'\nlisten = '127.0.0.1:0'\nstate_dir = '{}'\ncredit_url = 'http://127.0.0.1:1'\n\
-         poll_busy_ms = 5\npoll_idle_ms = 20\nsample_ms = 10\nreport_ms = 100\nbuild_definitions = true\n\
+         {polls}\nsample_ms = 10\nreport_ms = 100\nbuild_definitions = true\n\
          {more}\n[store]\naccess_key = 'k'\nsecret_key_file = '/dev/null'",
         state_dir.display()
     );
@@ -939,5 +972,88 @@ async fn results_go_to_nobody_elses_function() {
     world.put("utils/function.toml", "");
     world.until_there("output/a").await;
     assert!(below(&world, "bobs", "input/").is_empty());
+    world.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_notification_starts_a_task_at_once_and_twice_starts_it_once() {
+    // No listing comes by itself before the deadline of the waits.
+    let polls = "poll_busy_ms = 60000\npoll_idle_ms = 60000";
+    let world = World::with_config("echo run", polls).await;
+    for (number, task) in ["1", "2", "3"].into_iter().enumerate() {
+        world.put(&format!("input/{task}"), "");
+        world.notify().await;
+        world.notify().await;
+        world.until_there(&format!("output/{task}")).await;
+        assert_eq!(world.text(&format!("logs/out-task-{task}.txt")), "run\n");
+        assert_eq!(world.credit.closed().len(), number + 1);
+    }
+    world.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_invoked_task_is_a_task_like_any_other_and_its_log_and_results_come_back() {
+    let world = World::with_script(r#"echo "got $(cat "$1")"; cp "$1" "$2/copy"; : >"$2/empty""#).await;
+    let events = world.invoke("dir/a", "hello").await.unwrap();
+    assert_eq!(events[0], Event::AcceptedObjectKey("dir/a".to_owned()));
+    let (mut log, mut results) = (String::new(), BTreeMap::new());
+    for event in &events {
+        match event {
+            Event::Log(chunk) => log += std::str::from_utf8(chunk).unwrap(),
+            Event::Result(chunk) => results
+                .entry(chunk.name.as_str())
+                .or_insert_with(Vec::new)
+                .extend_from_slice(&chunk.data),
+            Event::AcceptedObjectKey(_) | Event::Ended(_) => {}
+        }
+    }
+    assert_eq!(log, "got hello\n");
+    let names: Vec<&str> = results.keys().copied().collect();
+    assert_eq!(names, ["copy", "empty", "receipt.json"]);
+    assert_eq!((&*results["copy"], &*results["empty"]), (&b"hello"[..], &b""[..]));
+    let Some(Event::Ended(task)) = events.last() else {
+        panic!("{events:?}");
+    };
+    assert_eq!((task.state(), task.attempts.len()), (TaskState::Succeeded, 1));
+    assert_eq!(world.text("output/dir/a"), "hello");
+    assert_eq!(world.text("logs/out-task-dir/a.txt"), log);
+    world.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_invoked_task_that_cannot_succeed_is_told_why() {
+    let world = World::with_script("echo oops; exit 3").await;
+    world.put("utils/function.toml", "max_attempts = 1");
+    let events = world.invoke("", "x").await.unwrap();
+    let Some(Event::Ended(task)) = events.last() else {
+        panic!("{events:?}");
+    };
+    assert_eq!(task.state(), TaskState::Failed);
+    assert_eq!(task.attempts[0].exit_code, Some(3));
+    assert!(world.has(&format!("failed/{}", task.object_key)));
+
+    // What nobody can run stays where it is, and its name is taken.
+    world.put("utils/process_task.sh", "");
+    let waits = world.invoke("b", "x").await.unwrap_err();
+    assert_eq!(waits.code(), tonic::Code::FailedPrecondition, "{waits}");
+    assert!(waits.message().contains("is empty"), "{waits}");
+    let taken = world.invoke("b", "x").await.unwrap_err();
+    assert_eq!(taken.code(), tonic::Code::AlreadyExists, "{taken}");
+    world.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_many_tasks_overlap_as_the_function_asks_for() {
+    // Each waits for the other three.
+    let script = r#"here=$(dirname "$0")/../..; : >"$here/$(basename "$1")"; until [ -e "$here/1" ] && [ -e "$here/2" ] && [ -e "$here/3" ] && [ -e "$here/4" ]; do sleep 0.01; done"#;
+    let world = World::with_script(script).await;
+    world.put("utils/function.toml", "concurrency = 4");
+    for task in 1..=4 {
+        world.put(&format!("input/{task}"), "");
+    }
+    for task in 1..=4 {
+        world.until_there(&format!("output/{task}")).await;
+    }
+    assert_eq!(world.runtime.containers().len(), 1);
     world.stopped().await;
 }

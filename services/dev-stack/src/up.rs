@@ -11,6 +11,7 @@ use backon::{ConstantBuilder, Retryable as _};
 use chain::{Chain, ChainConfig};
 use container_manager::cgroup::KernelCpuController;
 use container_manager::cgroup::hierarchy::Hierarchies;
+use container_manager::layout;
 use container_manager::scaler::ScalerConfig;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
@@ -270,7 +271,7 @@ fn hints(store: &Store) -> BoxStream<'static, FunctionName> {
     BroadcastStream::new(store.subscribe())
         .filter_map(async |created| {
             // A subscriber that falls behind misses some, which the next listing finds.
-            let created = created.ok().filter(|created| created.key.starts_with("input/"))?;
+            let created = created.ok().filter(|created| layout::is_news(&created.key))?;
             created.bucket.parse().ok()
         })
         .boxed()

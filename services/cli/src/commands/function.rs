@@ -25,6 +25,8 @@ pub(crate) enum FunctionCommand {
     Create(CreateArgs),
     /// Change a function's terms
     Set(SetArgs),
+    /// Have the node look for new tasks now
+    Notify(NotifyArgs),
     /// List functions
     #[command(visible_alias = "ls")]
     List(ListArgs),
@@ -54,6 +56,11 @@ pub(crate) struct SetArgs {
     /// The most that its tasks may cost an hour, in GRC, or off
     #[arg(long, value_name = "AMOUNT", required = true)]
     max_spend: Limit,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NotifyArgs {
+    name: FunctionName,
 }
 
 #[derive(Debug, Args)]
@@ -94,6 +101,7 @@ pub(crate) async fn run(command: FunctionCommand, stack: &Stack, output: Output)
     match command {
         FunctionCommand::Create(args) => create(args, stack, output).await,
         FunctionCommand::Set(args) => set(args, stack, output).await,
+        FunctionCommand::Notify(args) => notify(stack, &args.name).await,
         FunctionCommand::List(args) => list(args, stack, output).await,
     }
 }
@@ -133,7 +141,10 @@ async fn create(args: CreateArgs, stack: &Stack, output: Output) -> anyhow::Resu
         store.put_file(&args.name, &key, &script.path).await?;
         uploaded.push(key);
     }
-    notify(stack, &args.name, output).await;
+    let notified = notify(stack, &args.name).await;
+    if let Err(err) = notified.context("the node could not be notified, and finds the change later") {
+        output.say(format!("warning: {}", Chain(err.as_ref())));
+    }
     output.show(&Created {
         bucket: args.name.to_string(),
         name: args.name.into(),
@@ -166,21 +177,13 @@ async fn replace_image(
     Ok(key)
 }
 
-/// Asks the node to look at the function now. It would find out by itself, so a failure is only mentioned.
-async fn notify(stack: &Stack, function: &FunctionName, output: Output) {
-    let notified = async {
-        let request = NotifyRequest {
-            function: function.to_string(),
-        };
-        stack.containers().await?.notify(request).await.map_err(told)?;
-        anyhow::Ok(())
+/// Asks the node to look at the function now.
+async fn notify(stack: &Stack, function: &FunctionName) -> anyhow::Result<()> {
+    let request = NotifyRequest {
+        function: function.to_string(),
     };
-    if let Err(err) = notified
-        .await
-        .context("the node could not be notified, and finds the change later")
-    {
-        output.say(format!("warning: {}", Chain(err.as_ref())));
-    }
+    stack.containers().await?.notify(request).await.map_err(told)?;
+    Ok(())
 }
 
 async fn set(args: SetArgs, stack: &Stack, output: Output) -> anyhow::Result<()> {

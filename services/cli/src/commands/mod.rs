@@ -6,6 +6,7 @@ pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod experiment;
 pub(crate) mod function;
+pub(crate) mod invoke;
 pub(crate) mod ledger;
 pub(crate) mod logs;
 pub(crate) mod node;
@@ -40,6 +41,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Function(command) => function::run(command, &stack, output).await.map(done),
         Command::User(command) => user::run(command, &stack, output).await.map(done),
         Command::Submit(args) => submit::run(args, &stack, output).await,
+        Command::Invoke(args) => invoke::run(args, &stack, output).await,
         Command::Ps(args) => ps::run(args, &stack, output).await.map(done),
         Command::Logs(args) => logs::run(args, &stack, output).await.map(done),
         Command::Results(args) => results::run(args, &stack, output).await.map(done),

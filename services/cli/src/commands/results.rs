@@ -88,7 +88,7 @@ pub(crate) async fn run(args: ResultsArgs, stack: &Stack, output: Output) -> any
 }
 
 /// Where a result goes below a folder. A key may hold anything, so one that would lead out of the folder is refused.
-fn local_path(folder: &Path, name: &str) -> anyhow::Result<PathBuf> {
+pub(crate) fn local_path(folder: &Path, name: &str) -> anyhow::Result<PathBuf> {
     let names_a_file = !name.contains('\0') && name.split('/').all(|part| !["", ".", ".."].contains(&part));
     ensure!(
         names_a_file,
