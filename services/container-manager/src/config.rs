@@ -76,6 +76,10 @@ pub struct Config {
     /// Whether an image may be built from a definition, which runs the user's commands on this node.
     #[serde(default)]
     pub build_definitions: bool,
+    /// What unpacked images may take of the disk, in MiB; beyond it those that no container uses are removed, and unpacked
+    /// again when they are needed.
+    #[serde(default = "default_images_max_mib")]
+    pub images_max_mib: u64,
     /// Where Prometheus finds `/metrics`; absent: no metrics.
     #[serde(default)]
     pub metrics_listen: Option<SocketAddr>,
@@ -136,6 +140,10 @@ const fn default_fetch_mib_max() -> u64 {
 /// Four fifths of the lease that credit-manager gives by default.
 const fn default_orphan_ms() -> u64 {
     240_000
+}
+
+const fn default_images_max_mib() -> u64 {
+    32 << 10
 }
 
 /// Above what Linux distributions give to people and to subordinate ranges.
@@ -284,6 +292,7 @@ mod tests {
         assert_eq!(config.fetch_mib_max, default_fetch_mib_max());
         assert_eq!(config.orphan_ms, default_orphan_ms());
         assert_eq!(config.uid_first, default_uid_first());
+        assert_eq!(config.images_max_mib, default_images_max_mib());
         assert_eq!(config.scaler, ScalerConfig::default());
         assert_eq!(config.log, LogFilter::default());
     }

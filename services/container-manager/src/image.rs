@@ -1,13 +1,18 @@
 //! Images: from an object under `utils/` to an unpacked folder, once for each digest.
 //!
-//! A container starts 30 to 40 ms sooner from a folder than from a `.sif`, and functions with the same image share it.
+//! A container starts 30 to 40 ms sooner from a folder than from a `.sif`, and functions with the same image share it. Folders
+//! that no container uses are removed when all of them together take too much of the disk, those used longest ago first.
 
+use std::collections::HashMap;
+use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex as StdMutex, PoisonError, Weak};
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use service_kit::Chain;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex;
 use tracing::{info, warn};
@@ -16,7 +21,7 @@ use crate::container::{ApptainerTool, ContainerError};
 use crate::store::{ObjectStore, StoreError};
 use crate::utils::ImageObject;
 
-/// What the names of folders for downloads begin with.
+/// What the names of folders begin with that are gone after a restart.
 const INCOMING: &str = ".tmp";
 /// Packages are fetched and unpacked meanwhile.
 const BUILD_TIMEOUT: Duration = Duration::from_secs(900);
@@ -47,7 +52,12 @@ pub struct Image {
     pub folder: PathBuf,
     /// SHA-256 of the object, in hex.
     pub digest: String,
+    /// Keeps the folder.
+    pub lease: Lease,
 }
+
+/// While one of an image lives, its folder stays.
+pub type Lease = Arc<()>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
@@ -89,6 +99,9 @@ pub struct Images {
     builds: bool,
     /// Of one image, packed or unpacked.
     bytes_max: u64,
+    /// What all folders together may take, in bytes.
+    all_bytes_max: u64,
+    leases: StdMutex<HashMap<String, Weak<()>>>,
     /// One at a time: it is bound by the disk, and two functions may bring the same image.
     unpacking: Mutex<()>,
     /// One at a time, and nobody but another build waits for it: a definition may take its whole time limit.
@@ -97,12 +110,18 @@ pub struct Images {
 
 impl Images {
     /// Removes what an earlier run was cut off at.
-    pub fn new(root: PathBuf, tool: Arc<dyn ImageTool>, builds: bool, bytes_max: u64) -> Self {
-        for entry in std::fs::read_dir(&root).into_iter().flatten().flatten() {
+    pub fn new(
+        root: PathBuf,
+        tool: Arc<dyn ImageTool>,
+        builds: bool,
+        bytes_max: u64,
+        all_bytes_max: u64,
+    ) -> Self {
+        for entry in fs::read_dir(&root).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let is_unfinished = name.as_encoded_bytes().starts_with(INCOMING.as_bytes())
                 || Path::new(&name).extension().is_some_and(|end| end == "partial");
-            if is_unfinished && let Err(err) = std::fs::remove_dir_all(entry.path()) {
+            if is_unfinished && let Err(err) = fs::remove_dir_all(entry.path()) {
                 warn!(path = %entry.path().display(), error = %err, "a part of an image stays on disk");
             }
         }
@@ -111,6 +130,8 @@ impl Images {
             tool,
             builds,
             bytes_max,
+            all_bytes_max,
+            leases: StdMutex::default(),
             unpacking: Mutex::new(()),
             building: Mutex::new(()),
         }
@@ -124,12 +145,10 @@ impl Images {
         object: &ImageObject,
     ) -> Result<Image, ImageError> {
         let version = self.version_file(bucket, object);
-        if let Ok(digest) = std::fs::read_to_string(&version) {
-            let image = Image {
-                folder: self.root.join(&digest),
-                digest,
-            };
+        if let Ok(digest) = fs::read_to_string(&version) {
+            let image = self.image(digest);
             if image.folder.is_dir() {
+                self.mark_used(&image.digest);
                 return Ok(image);
             }
         }
@@ -148,7 +167,7 @@ impl Images {
             let path = path.to_owned();
             move |err| ImageError::Disk { path, err }
         };
-        std::fs::create_dir_all(&self.root).map_err(disk(&self.root))?;
+        fs::create_dir_all(&self.root).map_err(disk(&self.root))?;
         let incoming = tempfile::Builder::new().prefix(INCOMING).tempdir_in(&self.root);
         let incoming = incoming.map_err(disk(&self.root))?;
         let is_definition = object.key.ends_with(".def");
@@ -157,10 +176,7 @@ impl Images {
             .join(if is_definition { "image.def" } else { "image.sif" });
         let fetched = store.download(bucket, &object.key, &file, self.bytes_max).await?;
         let fetched = fetched.ok_or_else(|| ImageError::Gone { key: key() })?;
-        let image = Image {
-            folder: self.root.join(&fetched.sha256),
-            digest: fetched.sha256,
-        };
+        let image = self.image(fetched.sha256);
         if !image.folder.is_dir() {
             let broken = |err| ImageError::Broken { key: key(), err };
             let sif = if is_definition {
@@ -179,10 +195,76 @@ impl Images {
                 let unpacked = self.tool.unpack(&sif, &image.folder, self.bytes_max);
                 unpacked.await.map_err(broken)?;
                 info!(bucket, key = object.key, digest = image.digest, "image prepared");
+                self.evict().await;
             }
         }
-        std::fs::write(version, &image.digest).map_err(disk(version))?;
+        self.mark_used(&image.digest);
+        fs::write(version, &image.digest).map_err(disk(version))?;
         Ok(image)
+    }
+
+    /// From its own lease on, an image is not evicted.
+    fn image(&self, digest: String) -> Image {
+        Image {
+            folder: self.root.join(&digest),
+            lease: self.lease(&digest),
+            digest,
+        }
+    }
+
+    /// Keeps an image's folder, if there is one, for as long as what is returned lives.
+    pub fn lease(&self, digest: &str) -> Lease {
+        let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = leases.get(digest).and_then(Weak::upgrade);
+        held.unwrap_or_else(|| {
+            let lease = Lease::default();
+            leases.insert(digest.to_owned(), Arc::downgrade(&lease));
+            lease
+        })
+    }
+
+    /// A mark that cannot be made only makes the image look older than it is.
+    fn mark_used(&self, digest: &str) {
+        let _ = File::create(self.root.join(format!("{digest}.used")));
+    }
+
+    /// Removes folders until all together fit, or none is left that nobody uses.
+    async fn evict(&self) {
+        let root = self.root.clone();
+        let found = tokio::task::spawn_blocking(move || folders(&root)).await;
+        let mut found = match found.map_err(io::Error::other).flatten() {
+            Ok(found) => found,
+            Err(err) => return warn!(error = %Chain(&err), "images not counted, none is removed"),
+        };
+        found.sort_by_key(|folder| folder.used_at);
+        let mut bytes: u64 = found.iter().map(|folder| folder.bytes).sum();
+        for folder in found {
+            if bytes <= self.all_bytes_max {
+                return;
+            }
+            // Under the lock, so that nobody takes a lease meanwhile; removed afterwards, for that takes long.
+            let away = {
+                let leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
+                if leases
+                    .get(&folder.digest)
+                    .is_some_and(|lease| lease.strong_count() > 0)
+                {
+                    continue;
+                }
+                let away = tempfile::Builder::new().prefix(INCOMING).tempdir_in(&self.root);
+                away.and_then(|away| {
+                    fs::rename(self.root.join(&folder.digest), away.path().join("image"))?;
+                    Ok(away)
+                })
+            };
+            match away.and_then(|away| away.close()) {
+                Ok(()) => {
+                    info!(digest = folder.digest, bytes = folder.bytes, "image removed");
+                    bytes = bytes.saturating_sub(folder.bytes);
+                }
+                Err(err) => warn!(digest = folder.digest, error = %Chain(&err), "image not removed"),
+            }
+        }
     }
 
     /// Remembers which digest a version of an object has, so that a restart does not download it again.
@@ -192,5 +274,115 @@ impl Images {
             object.key, object.etag
         )));
         self.root.join(format!("{name}.version"))
+    }
+}
+
+/// An unpacked image as it lies on the disk.
+struct Folder {
+    digest: String,
+    bytes: u64,
+    used_at: SystemTime,
+}
+
+fn folders(root: &Path) -> io::Result<Vec<Folder>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(root)? {
+        let entry = entry?;
+        let Ok(digest) = entry.file_name().into_string() else {
+            continue;
+        };
+        let is_digest = digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if !is_digest || !entry.file_type()?.is_dir() {
+            continue;
+        }
+        let used = fs::metadata(root.join(format!("{digest}.used")));
+        found.push(Folder {
+            used_at: used
+                .and_then(|used| used.modified())
+                .unwrap_or(SystemTime::UNIX_EPOCH),
+            bytes: bytes_in(&entry.path())?,
+            digest,
+        });
+    }
+    Ok(found)
+}
+
+/// What a folder takes of the disk. Links are not followed.
+fn bytes_in(folder: &Path) -> io::Result<u64> {
+    let (mut bytes, mut folders) = (0, vec![folder.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            let metadata = entry.metadata()?;
+            bytes += metadata.blocks() * 512;
+            if metadata.is_dir() {
+                folders.push(entry.path());
+            }
+        }
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::fake::FakeStore;
+
+    const BUCKET: &str = "stress";
+    const MIB: u64 = 1 << 20;
+
+    /// Makes a folder of one MiB of every image.
+    struct OneMib;
+
+    #[async_trait]
+    impl ImageTool for OneMib {
+        async fn unpack(&self, _sif: &Path, folder: &Path, _bytes_max: u64) -> Result<(), ContainerError> {
+            let write = fs::create_dir(folder)
+                .and_then(|()| fs::write(folder.join("file"), vec![1; usize::try_from(MIB).unwrap()]));
+            write.map_err(|err| ContainerError::Disk {
+                path: folder.to_owned(),
+                err,
+            })
+        }
+
+        async fn build(&self, _definition: &Path, _sif: &Path) -> Result<(), ContainerError> {
+            unreachable!("no definitions here")
+        }
+    }
+
+    #[tokio::test]
+    async fn images_used_longest_ago_go_when_there_are_too_many_and_those_in_use_stay() {
+        let root = tempfile::tempdir().unwrap();
+        let store = FakeStore::default();
+        store.create_bucket(BUCKET);
+        let images = Images::new(root.path().join("images"), Arc::new(OneMib), false, MIB, 5 * MIB / 2);
+        let prepare = async |name: &str| {
+            let key = format!("utils/{name}.sif");
+            if store.etag(BUCKET, &key).is_none() {
+                store.drop_object(BUCKET, &key, name);
+            }
+            let etag = store.etag(BUCKET, &key).unwrap();
+            let object = ImageObject { key, etag };
+            // The kernel's file times move in steps.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            images.prepare(&store, BUCKET, &object).await.unwrap()
+        };
+        let a = prepare("a").await.folder;
+        let Image {
+            folder: b,
+            lease: in_use,
+            ..
+        } = prepare("b").await;
+        // Used later than the other, which a container uses.
+        drop(prepare("a").await);
+        let c = prepare("c").await.folder;
+        assert_eq!((a.is_dir(), b.is_dir(), c.is_dir()), (false, true, true));
+        drop(in_use);
+        let d = prepare("d").await.folder;
+        assert_eq!((b.is_dir(), c.is_dir(), d.is_dir()), (false, true, true));
+        assert!(
+            prepare("a").await.folder.is_dir(),
+            "what is needed again comes again"
+        );
     }
 }

@@ -128,6 +128,7 @@ pub async fn run(
             edges.images,
             config.build_definitions,
             config.fetch_bytes_max(),
+            config.images_max_mib.saturating_mul(1 << 20),
         ),
         uids: Uids::new(config.uid_first),
         signing_key: SigningKey::read_or_make(&config.state_dir.join(SIGNING_KEY))?,

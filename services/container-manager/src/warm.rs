@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use service_kit::Chain;
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 use units::{ContainerId, FunctionName, MilliCores, Timestamp, UserName};
@@ -15,7 +16,7 @@ use units::{ContainerId, FunctionName, MilliCores, Timestamp, UserName};
 use crate::cgroup::{CgroupError, ContainerGroup, ContainerLimits};
 use crate::container::{Container, ContainerError, ContainerSpec, Inbox};
 use crate::function::FunctionSettings;
-use crate::image::ImageError;
+use crate::image::{self, ImageError};
 use crate::memory::{NoMemory, Reservation};
 use crate::meter::ContainerInfo;
 use crate::node::Node;
@@ -74,6 +75,7 @@ pub struct WarmContainer {
     /// Held for as long as anything may run under it.
     _uid: UidLease,
     _memory: Arc<Reservation>,
+    _image: image::Lease,
 }
 
 impl WarmContainer {
@@ -83,10 +85,10 @@ impl WarmContainer {
         function: &FunctionName,
         user: &UserName,
         settings: &FunctionSettings,
-        image: &ImageObject,
+        object: &ImageObject,
     ) -> Result<Arc<Self>, WarmError> {
         let (store, bucket) = (node.store.as_ref(), function.as_str());
-        let image = node.images.prepare(store, bucket, image).await?;
+        let image = node.images.prepare(store, bucket, object).await?;
         let staging =
             staging::prepare(store, bucket, &node.staging_root(), node.config.fetch_bytes_max()).await?;
         let id = ContainerId::new();
@@ -116,6 +118,7 @@ impl WarmContainer {
             memory_bytes_max: memory_mib.saturating_mul(1 << 20),
             pids_max: settings.pids.saturating_mul(concurrency).saturating_add(OWN_PIDS),
         };
+        let launch_at = Instant::now();
         let started = async {
             let group = node.cgroups.create_container(id, limits)?;
             node.meter.add_container(record.info(), group.clone(), cpu);
@@ -140,8 +143,9 @@ impl WarmContainer {
                 return Err(err);
             }
         };
-        info!(container_id = %id, %function, %user, image = record.image_digest, "container started");
-        Ok(Self::new(node, group, handle, record, uid, memory))
+        let usable_us = u64::try_from(launch_at.elapsed().as_micros()).unwrap_or(u64::MAX);
+        info!(container_id = %id, %function, %user, image = record.image_digest, usable_us, "container started");
+        Ok(Self::new(node, group, handle, record, uid, memory, image.lease))
     }
 
     /// Takes over a container of an earlier manager; `None` if it does not run any more.
@@ -162,7 +166,8 @@ impl WarmContainer {
         group.set_memory_max(record.memory_mib.saturating_mul(1 << 20))?;
         let memory = Arc::new(node.memory.adopt(record.memory_mib));
         node.meter.lend_memory(id, memory.clone());
-        Ok(Some(Self::new(node, group, handle, record, uid, memory)))
+        let image = node.images.lease(&record.image_digest);
+        Ok(Some(Self::new(node, group, handle, record, uid, memory, image)))
     }
 
     fn new(
@@ -172,6 +177,7 @@ impl WarmContainer {
         record: Record,
         uid: UidLease,
         memory: Arc<Reservation>,
+        image: image::Lease,
     ) -> Arc<Self> {
         let reassured = handle.clone();
         let mut timer = tokio::time::interval(node.config.orphan() / REASSURANCES);
@@ -188,6 +194,7 @@ impl WarmContainer {
             record,
             _uid: uid,
             _memory: memory,
+            _image: image,
         })
     }
 
