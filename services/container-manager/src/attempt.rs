@@ -155,9 +155,11 @@ pub async fn watch_over(
     drop(uploads);
 
     // Whatever the script left behind must neither go on nor escape the bill, so the group is emptied first.
+    let stop_at = Instant::now();
     if let Err(err) = group.kill_and_wait_empty(KILL_TIMEOUT).await {
         error!(session = %attempt.session, error = %Chain(&err), "a task's processes outlive their kill");
     }
+    debug!(session = %attempt.session, emptied_us = micros(stop_at.elapsed()), "a task's cgroup is empty");
     if how == (How::Killed { signal: SIGKILL }) && !container.is_alive() {
         // Its supervisor outlived it by long enough to see it die.
         how = container_died();
@@ -251,6 +253,10 @@ async fn until_end(
             () = stop.cancelled() => return End::Stopped(How::PlatformFault { what: "the node was shut down".to_owned() }),
         }
     }
+}
+
+fn micros(elapsed: Duration) -> u64 {
+    u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// A supervisor that is gone while its container lives was killed from within; a container does not die by itself.

@@ -355,7 +355,13 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let store = FakeStore::default();
         store.create_bucket(BUCKET);
-        let images = Images::new(root.path().join("images"), Arc::new(OneMib), false, MIB, 5 * MIB / 2);
+        let images = Images::new(
+            root.path().join("images"),
+            Arc::new(OneMib),
+            false,
+            MIB,
+            5 * MIB / 2,
+        );
         let prepare = async |name: &str| {
             let key = format!("utils/{name}.sif");
             if store.etag(BUCKET, &key).is_none() {

@@ -59,6 +59,8 @@ pub struct UpConfig {
     pub hold: Duration,
     /// Where the run is written down.
     pub record: Option<PathBuf>,
+    /// Whether the store tells the node of new objects.
+    pub notify: bool,
     /// How containers are scaled where their function says nothing, and by which constants.
     pub scaler: ScalerConfig,
 }
@@ -74,6 +76,7 @@ impl UpConfig {
             capacity_millicores: None,
             hold: HOLD,
             record: None,
+            notify: true,
             scaler: ScalerConfig::default(),
         }
     }
@@ -194,9 +197,14 @@ async fn start(config: &UpConfig, services: &mut Services) -> anyhow::Result<End
     });
 
     let container_config = settings::container_manager(config, &endpoints, &keys, container.address)?;
+    let hints = if config.notify {
+        hints(&store)
+    } else {
+        futures::stream::pending().boxed()
+    };
     services.spawn("container-manager", |stop| async move {
         let tree = container_config.cgroup_tree.clone();
-        let ran = run_node(container_config, hints(&store), container.listener, stop).await;
+        let ran = run_node(container_config, hints, container.listener, stop).await;
         // The tree has this stack's name, so nobody else would ever remove it.
         let removed = remove_cgroups(&tree).await;
         ran.and(removed)

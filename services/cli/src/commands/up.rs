@@ -39,6 +39,9 @@ pub(crate) struct UpArgs {
     /// Write down what every container uses and is given, who pays, and which tasks wait and run: JSON lines
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
+    /// Find new objects by listing alone, as with a store that does not tell of them
+    #[arg(long)]
+    no_notify: bool,
     /// The apptainer program [default: the one on PATH]
     #[arg(long, value_name = "FILE")]
     apptainer: Option<PathBuf>,
@@ -61,6 +64,7 @@ impl UpArgs {
             capacity_millicores: self.capacity.map(MilliCores::millicores),
             hold: Duration::from_secs(self.hold.into()),
             record: self.record,
+            notify: !self.no_notify,
             ..UpConfig::new(data_dir)
         }
     }

@@ -148,6 +148,11 @@ impl Stack {
         gridfaas(self.folder())
     }
 
+    /// Where container-manager answers.
+    pub fn container_url(&self) -> String {
+        Endpoints::read(self.folder()).unwrap().unwrap().container_url
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
