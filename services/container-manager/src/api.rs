@@ -13,12 +13,13 @@ use proto::parse;
 use tokio::io::AsyncReadExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
+use tracing::debug;
 use units::{FunctionName, SessionId};
 
 use crate::intake::Registry;
 use crate::invoke::{self, Event, Invocation, InvokeError};
 use crate::journal::JournalError;
-use crate::layout::TaskKey;
+use crate::layout::{self, TaskKey};
 use crate::meter::Progress;
 use crate::node::Node;
 use crate::settings::{Setting, SettingError};
@@ -31,6 +32,13 @@ const LIMIT_DEFAULT: u32 = 100;
 const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
 /// Chunks read ahead of a slow reader of a log, of up to 64 KiB each.
 const CHUNKS_AHEAD: usize = 4;
+
+/// Waiting objects are counted up to this: fewer by one than the most that S3 lists at once.
+const WAITING_MAX: u32 = 999;
+/// So that one slow bucket does not hold up the rest.
+const LISTINGS_AT_ONCE: usize = 8;
+/// A receipt of a task with as many attempts and results as there may be is a fraction of this.
+const RECEIPT_BYTES_MAX: u64 = 1 << 20;
 
 #[derive(Clone)]
 pub struct Api {
@@ -264,7 +272,45 @@ impl ContainerService for Api {
             node_id: self.node.config.node.to_string(),
             receipt_key_pem: key.to_pem(),
             receipt_key_id: key.id(),
+            capacity_millicores: self.node.meter.capacity().millicores(),
+            memory_capacity_mib: self.node.memory.capacity_mib(),
+            memory_reserved_mib: self.node.memory.reserved_mib(),
         }))
+    }
+
+    async fn list_queues(
+        &self,
+        request: Request<wire::ListQueuesRequest>,
+    ) -> Result<Response<wire::ListQueuesResponse>, Status> {
+        let mut functions = self.registry.functions();
+        let only = request.into_inner().function;
+        functions.retain(|function| only.is_empty() || function.as_str() == only);
+        functions.sort();
+        let queues = futures::stream::iter(functions)
+            .map(|function| queue(&self.node, function))
+            .buffered(LISTINGS_AT_ONCE);
+        Ok(Response::new(wire::ListQueuesResponse {
+            queues: queues.collect().await,
+        }))
+    }
+
+    async fn get_receipt(
+        &self,
+        request: Request<wire::GetReceiptRequest>,
+    ) -> Result<Response<wire::GetReceiptResponse>, Status> {
+        let request = request.into_inner();
+        let function: FunctionName = parse("function", &request.function)?;
+        let no_receipt =
+            || Status::not_found(format!("`{}` of {function} has no receipt", request.object_key));
+        let key = TaskKey::from_name(&request.object_key).ok_or_else(no_receipt)?;
+        let (store, bucket) = (self.node.store.as_ref(), function.as_str());
+        match store.get(bucket, &key.receipt(), RECEIPT_BYTES_MAX).await {
+            Ok(Some(receipt)) => Ok(Response::new(wire::GetReceiptResponse {
+                receipt: receipt.body,
+            })),
+            Ok(None) | Err(StoreError::NoSuchBucket { .. }) => Err(no_receipt()),
+            Err(err) => Err(Status::unavailable(service_kit::Chain(&err).to_string())),
+        }
     }
 
     async fn list_settings(
@@ -338,6 +384,33 @@ async fn send_log(
             return Ok(());
         }
         tokio::time::sleep(FOLLOW_PAUSE).await;
+    }
+}
+
+/// What waits for a function, counted as far as one listing goes: with a hundred thousand objects the question must stay
+/// cheap.
+async fn queue(node: &Node, function: FunctionName) -> wire::Queue {
+    let listed = node
+        .store
+        .list(function.as_str(), layout::INPUT, None, WAITING_MAX + 1)
+        .await
+        .inspect_err(|err| debug!(%function, error = %service_kit::Chain(err), "waiting tasks not counted"));
+    let waiting = listed.ok().map(|listed| {
+        let tasks = listed
+            .iter()
+            .filter(|object| TaskKey::from_input(&object.key).is_some());
+        u32::try_from(tasks.count()).unwrap_or(u32::MAX)
+    });
+    let problem = node.problems.of(&function);
+    let (problem, hint) = problem
+        .map(|problem| (problem.error, problem.hint))
+        .unwrap_or_default();
+    wire::Queue {
+        function: function.into(),
+        waiting: waiting.map(|waiting| waiting.min(WAITING_MAX)),
+        has_more: waiting.is_some_and(|waiting| waiting > WAITING_MAX),
+        problem,
+        hint,
     }
 }
 

@@ -108,6 +108,7 @@ impl Bulletin {
 
     /// Says what keeps the function from running, once.
     pub async fn tell_problem(&mut self, problem: Problem) -> Result<(), StoreError> {
+        self.node.problems.set(&self.function, problem.clone());
         if !problem.is_news_after(self.problem.as_ref()) {
             return Ok(());
         }
@@ -124,6 +125,7 @@ impl Bulletin {
 
     /// Nothing keeps the function from running.
     pub async fn all_is_well(&mut self) -> Result<(), StoreError> {
+        self.node.problems.clear(&self.function);
         if self.problem.is_some() {
             let (store, bucket) = (self.node.store.as_ref(), self.function.as_str());
             store.delete(bucket, layout::STATUS_ERROR, None).await?;

@@ -51,6 +51,12 @@ impl Registry {
         }
     }
 
+    /// The functions that this node serves.
+    pub fn functions(&self) -> Vec<FunctionName> {
+        let functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
+        functions.keys().cloned().collect()
+    }
+
     /// Opens or shuts the gate of all of a user's functions.
     pub fn set_gate(&self, user: &UserName, may_start: bool) {
         let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);

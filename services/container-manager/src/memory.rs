@@ -45,6 +45,14 @@ impl NodeMemory {
         }
     }
 
+    pub fn capacity_mib(&self) -> u64 {
+        self.capacity_mib
+    }
+
+    pub fn reserved_mib(&self) -> u64 {
+        *lock(&self.reserved_mib)
+    }
+
     /// Sets memory aside for a container that is about to start.
     pub fn reserve(&self, mib: u64) -> Result<Reservation, NoMemory> {
         let reservation = self.adopt(0);

@@ -19,6 +19,7 @@ use crate::image::Images;
 use crate::journal::Journal;
 use crate::memory::NodeMemory;
 use crate::meter::Meter;
+use crate::problem::Problems;
 use crate::recorder::Recorder;
 use crate::scaler::Wishes;
 use crate::settings::{Settable, Settings};
@@ -46,6 +47,7 @@ pub struct Node {
     /// What containers may take together.
     pub memory: NodeMemory,
     pub recorder: Recorder,
+    pub problems: Problems,
     /// What an operator may change while the node runs.
     pub settings: Settings,
     /// How many functions this node serves.

@@ -1,6 +1,9 @@
 //! What keeps a function from running, said to its user once, in the bucket.
 
-use units::Timestamp;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use units::{FunctionName, Timestamp};
 
 /// Written to `status/error.json`; removed when it is mended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +49,29 @@ impl Problem {
         let document =
             serde_json::json!({ "error": self.error, "hint": self.hint, "since_ms": since.unix_ms() });
         format!("{document:#}\n")
+    }
+}
+
+/// What keeps functions of this node from running now.
+#[derive(Debug, Default)]
+pub struct Problems(Mutex<BTreeMap<FunctionName, Problem>>);
+
+impl Problems {
+    pub fn of(&self, function: &FunctionName) -> Option<Problem> {
+        self.lock().get(function).cloned()
+    }
+
+    pub fn set(&self, function: &FunctionName, problem: Problem) {
+        self.lock().insert(function.clone(), problem);
+    }
+
+    pub fn clear(&self, function: &FunctionName) {
+        self.lock().remove(function);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<FunctionName, Problem>> {
+        // No entry is ever half written.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

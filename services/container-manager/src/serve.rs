@@ -30,6 +30,7 @@ use crate::journal::Journal;
 use crate::memory::NodeMemory;
 use crate::meter::Meter;
 use crate::node::Node;
+use crate::problem::Problems;
 use crate::recorder::Recorder;
 use crate::recording::Record;
 use crate::recover;
@@ -143,6 +144,7 @@ pub async fn run(
         recorder: recorder.clone(),
         settings,
         served: AtomicU32::new(0),
+        problems: Problems::default(),
         journal,
         config,
     });
