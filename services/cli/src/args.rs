@@ -6,8 +6,8 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use service_kit::telemetry::LogFilter;
 
 use crate::commands::{
-    audit, balance, completions, config, experiment, function, invoke, ledger, logs, node, ps, quote,
-    receipt, results, statement, submit, up, user, version, withdraw,
+    audit, balance, completions, config, dashboard, experiment, function, invoke, ledger, logs, node, ps,
+    quote, receipt, results, statement, submit, up, user, version, withdraw,
 };
 use crate::output::Format;
 
@@ -143,6 +143,8 @@ pub(crate) enum Command {
     /// Run experiments and draw what happened
     #[command(subcommand)]
     Experiment(experiment::ExperimentCommand),
+    /// Serve pages for a browser: funds, CPU, tasks, live
+    Dashboard(dashboard::DashboardArgs),
     /// Prove that the ledger and the wallet agree
     Audit(audit::AuditArgs),
     /// Print completions for a shell
@@ -154,7 +156,7 @@ pub(crate) enum Command {
 impl Cli {
     /// Which log lines the process writes. A stack tells of its work; every other command speaks for itself.
     pub(crate) fn log_filter(&self) -> LogFilter {
-        let serves = matches!(self.command, Command::Up(_));
+        let serves = matches!(self.command, Command::Up(_) | Command::Dashboard(_));
         let filter = match (self.global.quiet, self.global.verbose, serves) {
             (true, ..) => "error",
             (false, 0, false) => "warn",
@@ -210,6 +212,7 @@ mod tests {
                 "statement",
                 "ledger",
                 "experiment",
+                "dashboard",
                 "audit",
                 "completions",
                 "version",

@@ -10,9 +10,8 @@ use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
 use aws_smithy_http_client::tls;
 use dev_stack::S3Credentials;
+use schema::Problem;
 use units::{Amount, FunctionName};
-
-use crate::view::Problem;
 
 /// An object found by a listing.
 #[derive(Clone, Debug)]

@@ -57,20 +57,34 @@ impl Stack {
     }
 
     async fn credit_manager(&self) -> anyhow::Result<Channel> {
-        let url = self.address(&self.addresses.credit_url, "--credit-url", |found| {
-            found.credit_url
-        })?;
-        connect("credit-manager", &url).await
+        connect("credit-manager", &self.credit_url()?).await
     }
 
     /// Tasks and containers of the node.
     pub(crate) async fn containers(&self) -> anyhow::Result<ContainerServiceClient<Channel>> {
-        let url = self.address(&self.addresses.container_url, "--container-url", |found| {
-            found.container_url
-        })?;
         Ok(ContainerServiceClient::new(
-            connect("container-manager", &url).await?,
+            connect("container-manager", &self.container_url()?).await?,
         ))
+    }
+
+    /// Both services for a dashboard, which outlives a restart of theirs.
+    pub(crate) fn dashboard_services(&self) -> anyhow::Result<dashboard::Services> {
+        Ok(dashboard::Services::new(
+            endpoint(&self.credit_url()?)?.connect_lazy(),
+            endpoint(&self.container_url()?)?.connect_lazy(),
+        ))
+    }
+
+    fn credit_url(&self) -> anyhow::Result<String> {
+        self.address(&self.addresses.credit_url, "--credit-url", |found| {
+            found.credit_url
+        })
+    }
+
+    fn container_url(&self) -> anyhow::Result<String> {
+        self.address(&self.addresses.container_url, "--container-url", |found| {
+            found.container_url
+        })
     }
 
     /// The object store.
@@ -126,19 +140,19 @@ fn data_dir(told: Option<PathBuf>) -> anyhow::Result<PathBuf> {
     }
 }
 
-async fn connect(service: &str, url: &str) -> anyhow::Result<Channel> {
+fn endpoint(url: &str) -> anyhow::Result<Endpoint> {
     let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|err| {
         anyhow!(err).context(format!("`{url}` is not an address such as http://127.0.0.1:7402"))
     })?;
-    endpoint
-        .connect_timeout(CONNECT_TIMEOUT)
-        .connect()
-        .await
-        .map_err(|err| {
-            anyhow!(err).context(format!(
-                "{service} at {url} does not answer (hint: is `gridfaas up` still running?)"
-            ))
-        })
+    Ok(endpoint.connect_timeout(CONNECT_TIMEOUT))
+}
+
+async fn connect(service: &str, url: &str) -> anyhow::Result<Channel> {
+    endpoint(url)?.connect().await.map_err(|err| {
+        anyhow!(err).context(format!(
+            "{service} at {url} does not answer (hint: is `gridfaas up` still running?)"
+        ))
+    })
 }
 
 /// What a service answered instead of a reply, in its own words.

@@ -1,10 +1,8 @@
-//! Wall time as people say it and as it is written for them: RFC 3339, in UTC.
+//! Wall time as people say it.
 
-use std::fmt;
 use std::str::FromStr;
 
 use anyhow::Context as _;
-use serde::{Serialize, Serializer};
 
 /// A time that was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,29 +29,10 @@ impl FromStr for Moment {
     }
 }
 
-/// A time that is shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Rfc3339(pub(crate) units::Timestamp);
-
-impl fmt::Display for Rfc3339 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match jiff::Timestamp::from_millisecond(self.0.unix_ms()) {
-            Ok(time) => f.pad(&format!("{time:.3}")),
-            // Beyond the year 9999.
-            Err(_) => f.pad(&self.0.unix_ms().to_string()),
-        }
-    }
-}
-
-impl Serialize for Rfc3339 {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use schema::Rfc3339;
 
     #[test]
     fn dates_and_times_are_read_and_shown_in_utc() {

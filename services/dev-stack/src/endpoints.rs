@@ -20,6 +20,8 @@ pub struct Endpoints {
     pub credit_url: String,
     /// gRPC of container-manager.
     pub container_url: String,
+    /// For a browser on this machine. Absent where none is served.
+    pub dashboard_url: Option<String>,
     /// Absent where the wallet is on a real chain.
     pub dev_chain: Option<DevChainEndpoint>,
 }
@@ -100,6 +102,7 @@ mod tests {
             s3_credentials_file: data_dir.join("secrets/s3-credentials"),
             credit_url: "http://127.0.0.1:7402".to_owned(),
             container_url: "http://127.0.0.1:7403".to_owned(),
+            dashboard_url: None,
             dev_chain: None,
         }
     }

@@ -24,6 +24,8 @@ pub struct Ports {
     pub credit: Port,
     /// JSON-RPC of the development chain.
     pub chain: Port,
+    /// The dashboard's HTTP.
+    pub dashboard: Port,
 }
 
 impl Ports {
@@ -33,6 +35,7 @@ impl Ports {
         container: Port::Exactly(0),
         credit: Port::Exactly(0),
         chain: Port::Exactly(0),
+        dashboard: Port::Exactly(0),
     };
 }
 
@@ -44,6 +47,7 @@ impl Default for Ports {
             container: Port::Preferably(7403),
             credit: Port::Preferably(7402),
             chain: Port::Preferably(7401),
+            dashboard: Port::Preferably(7404),
         }
     }
 }

@@ -20,7 +20,7 @@ use store::{Buckets, Credential, Store, StoreConfig};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::BroadcastStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -147,6 +147,7 @@ async fn serve(
         s3 = endpoints.s3_url,
         credit = endpoints.credit_url,
         container = endpoints.container_url,
+        dashboard = endpoints.dashboard_url,
         "stack ready"
     );
     ready(&endpoints)?;
@@ -163,6 +164,7 @@ async fn start(config: &UpConfig, services: &mut Services) -> anyhow::Result<End
     let chain = Listening::on(ports.chain.listen().await?)?;
     let credit = Listening::on(ports.credit.listen().await?)?;
     let container = Listening::on(ports.container.listen().await?)?;
+    let dashboard = Listening::on(ports.dashboard.listen().await?)?;
 
     let keys = Keys::read_or_make(data_dir)?;
     let endpoints = Endpoints {
@@ -171,6 +173,7 @@ async fn start(config: &UpConfig, services: &mut Services) -> anyhow::Result<End
         s3_credentials_file: keys.s3_credentials_file.clone(),
         credit_url: credit.url(),
         container_url: container.url(),
+        dashboard_url: Some(dashboard.url()),
         dev_chain: Some(DevChainEndpoint {
             url: chain.url(),
             user: secrets::CHAIN_RPC_USER.to_owned(),
@@ -209,7 +212,17 @@ async fn start(config: &UpConfig, services: &mut Services) -> anyhow::Result<End
         let removed = remove_cgroups(&tree).await;
         ran.and(removed)
     });
+
+    let watched = dashboard::Services::new(lazily(&endpoints.credit_url)?, lazily(&endpoints.container_url)?);
+    services.spawn("dashboard", |stop| {
+        dashboard::serve(dashboard.listener, watched, stop)
+    });
     Ok(endpoints)
+}
+
+/// A connection that is made when it is needed, and again when it was lost.
+fn lazily(url: &str) -> anyhow::Result<Channel> {
+    Ok(Endpoint::from_shared(url.to_owned())?.connect_lazy())
 }
 
 struct Listening {

@@ -2,11 +2,11 @@
 
 use clap::Args;
 use proto::credit::v1::GetUserRequest;
+use schema::User;
 use units::UserName;
 
 use crate::output::Output;
 use crate::stack::{Stack, told};
-use crate::view::User;
 
 #[derive(Debug, Args)]
 pub(crate) struct BalanceArgs {

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use proto::container::v1::NotifyRequest;
 use proto::credit::v1::{CreateFunctionRequest, ListFunctionsRequest, UpdateFunctionRequest};
+use schema::Function;
 use serde::Serialize;
 use service_kit::Chain;
 use units::{FunctionName, UserName};
@@ -15,7 +16,7 @@ use crate::commands::Limit;
 use crate::local_file::LocalFile;
 use crate::output::{Output, Show, pairs};
 use crate::stack::{Stack, told};
-use crate::view::{Function, Functions};
+use crate::view::Functions;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum FunctionCommand {

@@ -7,6 +7,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use proto::container::v1::invoke_response::Event;
 use proto::container::v1::{InvokeRequest, ResultChunk};
+use schema::Task;
 use serde::Serialize;
 use tokio::fs::{self, File};
 use tokio::io::AsyncWriteExt as _;
@@ -16,7 +17,6 @@ use crate::commands::results::local_path;
 use crate::local_file::LocalFile;
 use crate::output::{Format, Output, Show, printable, write_out};
 use crate::stack::{Stack, told};
-use crate::view::Task;
 
 /// One message holds the input, and the services take messages of 4 MiB.
 const INPUT_BYTES_MAX: u64 = 4_000_000;

@@ -10,6 +10,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use credit_manager::ledger::Reader;
 use credit_manager::settlement::audit;
 use proto::credit::v1::{BackupRequest, ReadTransfersRequest, Transfer as WireTransfer};
+use schema::Transfer;
 use serde::Serialize;
 use units::UserName;
 
@@ -17,7 +18,6 @@ use crate::commands::audit::Audit;
 use crate::output::{Output, Show, columns, pairs, printable};
 use crate::stack::{Stack, told};
 use crate::time::Moment;
-use crate::view::Transfer;
 
 /// The ledger's history.
 #[derive(Debug, Subcommand)]

@@ -4,6 +4,7 @@ pub(crate) mod audit;
 pub(crate) mod balance;
 pub(crate) mod completions;
 pub(crate) mod config;
+pub(crate) mod dashboard;
 pub(crate) mod experiment;
 pub(crate) mod function;
 pub(crate) mod invoke;
@@ -54,6 +55,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Statement(args) => statement::run(args, &stack, output).await.map(done),
         Command::Ledger(command) => ledger::run(command, &stack, output).await,
         Command::Withdraw(args) => withdraw::run(args, &stack, output).await.map(done),
+        Command::Dashboard(args) => dashboard::run(args, &stack, output).await.map(done),
         Command::Audit(_) => audit::run(&stack, output).await,
         Command::Completions(args) => completions::run(args).map(done),
         Command::Version(_) => version::run(output).map(done),

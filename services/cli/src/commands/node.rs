@@ -2,11 +2,12 @@
 
 use clap::Subcommand;
 use proto::container::v1::{GetNodeRequest, GetNodeResponse, ListContainersRequest};
+use schema::Container;
 use serde::Serialize;
 
 use crate::output::{Output, Show};
 use crate::stack::{Stack, told};
-use crate::view::{Container, Containers};
+use crate::view::Containers;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {

@@ -3,12 +3,13 @@
 use clap::Args;
 use proto::container::v1::ListTasksRequest;
 use proto::credit::v1::ListFunctionsRequest;
+use schema::Task;
 use service_kit::{Clock as _, SystemClock};
 use units::FunctionName;
 
 use crate::output::Output;
 use crate::stack::{Stack, told};
-use crate::view::{Task, Tasks, Waiting};
+use crate::view::{Tasks, Waiting};
 
 #[derive(Debug, Args)]
 pub(crate) struct PsArgs {

@@ -3,14 +3,14 @@
 use anyhow::{Context as _, ensure};
 use clap::Args;
 use proto::credit::v1::{GetStatementRequest, ReadTransfersRequest};
+use schema::{Entry, Transfer};
 use serde::Serialize;
 use units::{Amount, UserName};
 
 use crate::commands::ledger;
 use crate::output::{Output, Show, columns, printable};
 use crate::stack::{Stack, told};
-use crate::time::{Moment, Rfc3339};
-use crate::view::Transfer;
+use crate::time::Moment;
 
 /// Every entry of a user's account over a period, between its opening and its closing balance. What is reported and
 /// not yet posted is not in it.
@@ -31,18 +31,6 @@ struct Statement {
     opening: Amount,
     entries: Vec<Entry>,
     closing: Amount,
-}
-
-#[derive(Serialize)]
-struct Entry {
-    id: String,
-    posted_at: Rfc3339,
-    kind: String,
-    reference: String,
-    /// Negative where the user pays.
-    amount: Amount,
-    /// After it.
-    balance: Amount,
 }
 
 impl Show for Statement {
@@ -93,32 +81,18 @@ pub(crate) async fn run(args: StatementArgs, stack: &Stack, output: Output) -> a
         through_sequence: sums.through_sequence,
         ..ReadTransfersRequest::default()
     };
-    let account = format!("user:{}", args.user);
     let (mut balance, mut entries) = (opening, Vec::new());
     // An empty ledger has no last transfer, and 0 would ask for those that came since.
     if sums.through_sequence > 0 {
         ledger::read(stack, request, |transfer| {
             let transfer = Transfer::from(transfer);
-            let amount = match (
-                transfer.credit_account == account,
-                transfer.debit_account == account,
-            ) {
-                (true, _) => transfer.amount,
-                (_, true) => Amount::ZERO.saturating_sub(transfer.amount),
-                // Between what the user owes and the provider.
-                (false, false) => return Ok(()),
+            let Some(amount) = Entry::amount_of(&transfer, args.user.as_str()) else {
+                return Ok(());
             };
             balance = balance
                 .checked_add(amount)
                 .context("the balance is out of range")?;
-            entries.push(Entry {
-                id: transfer.id,
-                posted_at: transfer.posted_at,
-                kind: transfer.kind,
-                reference: transfer.reference,
-                amount,
-                balance,
-            });
+            entries.push(Entry::new(transfer, amount, balance));
             Ok(())
         })
         .await?;

@@ -10,6 +10,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use proto::container::v1::{ListTasksRequest, NotifyRequest};
 use proto::credit::v1::ListFunctionsRequest;
+use schema::Task;
 use serde::Serialize;
 use service_kit::{Clock as _, SystemClock};
 use units::{Amount, FunctionName};
@@ -18,7 +19,7 @@ use crate::commands::more_than_zero;
 use crate::local_file::LocalFile;
 use crate::output::{Output, Show, columns};
 use crate::stack::{Stack, told};
-use crate::view::{Task, Tasks};
+use crate::view::{Tasks, problem_shown};
 
 /// Between two looks at the tasks waited for.
 const POLL: Duration = Duration::from_millis(250);
@@ -180,7 +181,12 @@ async fn wait(
         }
         let problem = store.problem(function).await?;
         if let Some(problem) = problem.as_ref().filter(|_| problem != problem_told) {
-            bar.suspend(|| output.say(format!("warning: tasks of `{function}` do not start: {problem}")));
+            bar.suspend(|| {
+                output.say(format!(
+                    "warning: tasks of `{function}` do not start: {}",
+                    problem_shown(problem)
+                ))
+            });
         }
         problem_told = problem;
         tokio::time::sleep(POLL).await;

@@ -27,6 +27,9 @@ pub(crate) struct UpArgs {
     /// The development chain's port; 0 for any [default: 7401, or any]
     #[arg(long, value_name = "PORT")]
     chain_port: Option<u16>,
+    /// The dashboard's port; 0 for any [default: 7404, or any]
+    #[arg(long, value_name = "PORT")]
+    dashboard_port: Option<u16>,
     /// Milliseconds between two blocks of the development chain; 0 makes them only on demand
     #[arg(long, value_name = "MS", default_value = "1000")]
     block_interval_ms: u64,
@@ -57,6 +60,7 @@ impl UpArgs {
                 container: port(self.container_port, usual.container),
                 credit: port(self.credit_port, usual.credit),
                 chain: port(self.chain_port, usual.chain),
+                dashboard: port(self.dashboard_port, usual.dashboard),
             },
             block_interval: (self.block_interval_ms > 0)
                 .then(|| Duration::from_millis(self.block_interval_ms)),
@@ -85,6 +89,7 @@ impl Show for Ready {
             s3_credentials_file,
             credit_url,
             container_url,
+            dashboard_url,
             dev_chain,
         } = &self.endpoints;
         let chain = dev_chain
@@ -97,6 +102,7 @@ impl Show for Ready {
             ("container-manager", container_url.clone()),
             ("credit-manager", credit_url.clone()),
             ("development chain", chain),
+            ("dashboard", dashboard_url.clone().unwrap_or_default()),
             ("data", data_dir.display().to_string()),
         ])
     }

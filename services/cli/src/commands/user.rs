@@ -9,6 +9,7 @@ use proto::credit::v1::{
     self as credit, CreateUserRequest, GetUserRequest, ListTransfersRequest, ListUsersRequest,
     ListWithdrawalsRequest, UpdateUserRequest,
 };
+use schema::{User, Withdrawal};
 use serde::Serialize;
 use tonic::transport::Channel;
 use units::{Amount, Billing, CpuTime, OnShortage, Policy, UserName};
@@ -16,7 +17,7 @@ use units::{Amount, Billing, CpuTime, OnShortage, Policy, UserName};
 use crate::commands::{Limit, more_than_zero};
 use crate::output::{Output, Show, pairs};
 use crate::stack::{Stack, told};
-use crate::view::{User, Users, Withdrawal, Withdrawals};
+use crate::view::{Users, Withdrawals};
 
 /// Often enough to feel prompt beside a block every second.
 const POLL: Duration = Duration::from_millis(200);

@@ -5,13 +5,13 @@ use std::time::Duration;
 use anyhow::bail;
 use clap::Args;
 use proto::credit::v1::{GetWithdrawalRequest, WithdrawRequest, WithdrawalState};
+use schema::Withdrawal;
 use units::{Amount, UserName};
 use uuid::Uuid;
 
 use super::more_than_zero;
 use crate::output::Output;
 use crate::stack::{Stack, told};
-use crate::view::Withdrawal;
 
 /// A payment takes the wallet a fraction of a second.
 const POLL: Duration = Duration::from_millis(100);

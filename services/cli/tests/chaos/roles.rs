@@ -120,6 +120,7 @@ pub(crate) fn configure(folder: &Path, network: &Network) {
         s3_credentials_file: folder.join("s3-credentials"),
         credit_url: format!("http://{}", network.credit),
         container_url: format!("http://{}", network.nodes[0]),
+        dashboard_url: None,
         dev_chain: Some(DevChainEndpoint {
             url: format!("http://{}", network.chain),
             user: CHAIN_USER.to_owned(),

@@ -10,6 +10,8 @@
     reason = "each test program uses its part"
 )]
 
+pub mod browser;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -43,7 +45,13 @@ fn gridfaas(data_dir: &Path) -> Command {
 pub fn up(data_dir: &Path) -> Command {
     let mut command = gridfaas(data_dir);
     command.arg("up");
-    for port in ["--s3-port", "--container-port", "--credit-port", "--chain-port"] {
+    for port in [
+        "--s3-port",
+        "--container-port",
+        "--credit-port",
+        "--chain-port",
+        "--dashboard-port",
+    ] {
         command.args([port, "0"]);
     }
     command
