@@ -512,7 +512,8 @@ impl Meter {
                 continue;
             };
             match container.allocate(change.to) {
-                Ok(()) => {}
+                // At once, so that a recording tells downs before ups as well.
+                Ok(()) => self.recorder.record(container.sample()),
                 // It has nothing any more, and whoever ran it will say so.
                 Err(CgroupError::Gone { .. }) => container.allocation = MilliCores::ZERO,
                 Err(err) => {
