@@ -48,6 +48,8 @@ pub enum Claim {
     Parked {
         reason: String,
     },
+    /// It is not what was looked at any more.
+    Changed,
     /// Not now; for the reason given.
     Refused {
         refusal: Refusal,
@@ -149,6 +151,15 @@ impl Claimer<'_> {
                 return Err(err.into());
             }
         };
+        if request.task.is_none() {
+            // Another session may have begun and ended since the look: then the object is back and carries that one's task.
+            let now = self.store.head(self.function.as_str(), &key.input()).await;
+            let is_same = |now: &Head| task_id(&now.metadata, META_TASK).is_none();
+            if !now.as_ref().is_ok_and(|now| now.as_ref().is_some_and(is_same)) {
+                withdraw(self.credit, self.journal, attempt.session).await?;
+                return Ok(now.map(|_| Claim::Changed)?);
+            }
+        }
         input
             .head
             .metadata
@@ -216,6 +227,42 @@ fn max_amount(metadata: &Metadata) -> Result<Option<Amount>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::credit::fake::FakeCredit;
+    use crate::store::fake::FakeStore;
+
+    #[tokio::test]
+    async fn an_object_that_another_node_put_back_since_the_look_is_looked_at_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, credit) = (FakeStore::default(), FakeCredit::new());
+        let journal = Journal::open(&folder.path().join("journal.db")).unwrap();
+        let function: FunctionName = "count".parse().unwrap();
+        let key = TaskKey::from_name("a.txt").unwrap();
+        credit.add_function(&function, &"alice".parse().unwrap());
+        store.create_bucket("count");
+        store.drop_object("count", &key.input(), "1");
+        let waiting = Waiting {
+            key: key.clone(),
+            size: 1,
+        };
+        let seen = look(&store, &function, &waiting).await.unwrap().unwrap();
+
+        let task = Metadata::from([(META_TASK.to_owned(), TaskId::new().to_string())]);
+        store.drop_with_metadata("count", &key.input(), "1", task);
+        let claimer = Claimer {
+            store: &store,
+            credit: &credit,
+            journal: &journal,
+            function: &function,
+            capacity: MilliCores::ONE_CORE,
+            bytes_max: READ_MAX,
+        };
+        let now = Timestamp::from_unix_ms(0);
+        assert!(matches!(claimer.claim(&key, seen, now).await, Ok(Claim::Changed)));
+        assert_eq!(credit.closed(), [(Verdict::PlatformFault, CpuTime::ZERO)]);
+
+        let seen = look(&store, &function, &waiting).await.unwrap().unwrap();
+        assert!(matches!(claimer.claim(&key, seen, now).await, Ok(Claim::Won(_))));
+    }
 
     #[test]
     fn a_cap_is_an_amount_above_zero_and_anything_else_is_refused_by_name() {

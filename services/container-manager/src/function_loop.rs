@@ -344,6 +344,10 @@ impl FunctionLoop {
                     attempt::execute(&node, &plan, *won, &shutdown).await
                 });
             }
+            Claim::Changed => {
+                debug!(%key, "the object changed while it was claimed");
+                self.queue.defer(key, GIVEN_BACK_DELAY);
+            }
             Claim::Parked { reason } => info!(%key, reason, "task cannot run, parked"),
             Claim::Refused { refusal, message } => match refusal {
                 Refusal::NoFunds => {
