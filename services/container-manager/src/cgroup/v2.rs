@@ -29,12 +29,14 @@ impl Meter {
     }
 }
 
+/// The kernel rounds each of the three by itself, so what is not `system_usec` counts as user time.
 fn usage(cpu_stat: &str) -> Result<CpuUsage, &'static str> {
     let micros = |key| field(cpu_stat, key).map(CpuTime::from_micros);
+    let (total, system) = (micros("usage_usec")?, micros("system_usec")?);
     Ok(CpuUsage {
-        total: micros("usage_usec")?,
-        user: micros("user_usec")?,
-        system: micros("system_usec")?,
+        total,
+        user: total.saturating_sub(system),
+        system,
     })
 }
 
@@ -103,7 +105,7 @@ mod tests {
 
     #[test]
     fn cpu_stat_is_read_with_and_without_the_controller() {
-        let bare = "usage_usec 30\nuser_usec 20\nsystem_usec 10\nnice_usec 0\n";
+        let bare = "usage_usec 30\nuser_usec 19\nsystem_usec 10\nnice_usec 0\n";
         let full = format!("{bare}nr_periods 9\nnr_throttled 3\nthrottled_usec 77\n");
         for text in [bare, full.as_str()] {
             let usage = usage(text).unwrap();
