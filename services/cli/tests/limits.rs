@@ -60,8 +60,10 @@ fn the_newest_goes_first_also_after_a_crash_and_comes_back_when_the_balance_last
     running(&stack, "one", 1);
     // Nobody comes back while the balance would not last for it, the crash of everything included.
     stack.crash_and_restart();
-    let queued = |function| stack.json(&["ps", "--function", function])["tasks"][0]["state"] == "queued";
-    assert!(queued("two") && queued("three"));
+    for function in ["two", "three"] {
+        let listed = stack.json(&["ps", "--function", function]);
+        assert_eq!(listed["tasks"][0]["state"], "queued", "{listed}");
+    }
 
     stack.text(&["user", "set", "alice", "--min-runway", "0"]);
     running(&stack, "two", 2);

@@ -433,7 +433,9 @@ fn refused(err: SettingError) -> Status {
 
 fn state(attempt: &Attempt) -> wire::TaskState {
     match &attempt.state {
-        State::Claimed | State::Licensed { .. } => wire::TaskState::Claimed,
+        // Until credit-manager has said yes it waits like any other.
+        State::Claimed => wire::TaskState::Queued,
+        State::Licensed { .. } => wire::TaskState::Claimed,
         State::Running { .. } => wire::TaskState::Running,
         State::Ended { .. } | State::Settled { .. } => wire::TaskState::Finishing,
         State::Over { .. } => match attempt.verdict() {
