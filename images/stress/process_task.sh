@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Keeps a number of cores busy for a number of seconds. Both are told by the name of an empty task file:
+# Keeps a number of cores busy for a number of seconds. Both are told by the name of the task file:
 #
 #   NNN.CORES-SECONDS.txt      100.1-150.txt: one core for 150 s      101.0.5-7.5.txt: half a core for 7.5 s
 #
 # The seconds are wall time: under a CPU limit the task ends at the same moment and uses less CPU time.
 #
-# A task file that is not empty has one CORES-SECONDS a line. Each is work: it ends when every core has used its seconds of
-# CPU time, later under a limit, and the next begins then. 0-SECONDS is a pause.
+# unless every line of it is CORES-SECONDS. Each of those is work: it ends when every core has used its seconds of CPU time,
+# later under a limit, and the next begins then. 0-SECONDS is a pause.
 #
 # usage: process_task.sh TASK-FILE RESULTS-FOLDER
 # Leaves GNU time's report in usage.txt. Exit status 2: neither name nor lines say what to do.
@@ -36,11 +36,7 @@ work='
     for (; $cores > 0.0005; $cores -= 1) { fork or core($cores < 1 ? $cores : 1, $seconds) }
     1 while wait > 0;
   }'
-if [ -s "$1" ]; then
-  if grep -qvE '^[0-9]+(\.[0-9]+)?-[0-9]+(\.[0-9]+)?$' "$1"; then
-    echo "error: a line of task file \`$name\` is not CORES-SECONDS" >&2
-    exit 2
-  fi
+if [ -s "$1" ] && ! grep -qvE '^[0-9]+(\.[0-9]+)?-[0-9]+(\.[0-9]+)?$' "$1"; then
   echo "task $name: $(wc -l <"$1") phases of work"
   /usr/bin/time --verbose --output "$results/usage.txt" perl -e "$work" "$1"
   echo "task $name: done"
@@ -48,7 +44,7 @@ if [ -s "$1" ]; then
 fi
 
 if [[ ! $name =~ ^[0-9]+\.([0-9]+(\.[0-9]+)?)-([0-9]+(\.[0-9]+)?)\.txt$ ]]; then
-  echo "error: task file \`$name\` is not named NNN.CORES-SECONDS.txt" >&2
+  echo "error: task file \`$name\` is not named NNN.CORES-SECONDS.txt, nor is each of its lines CORES-SECONDS" >&2
   echo 'hint: 100.1-150.txt keeps one core busy for 150 s' >&2
   exit 2
 fi
