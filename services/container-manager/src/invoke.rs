@@ -4,7 +4,7 @@
 //! it is written, the results from the bucket once they are published and paid for.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -211,27 +211,17 @@ impl Log {
             match File::open(&self.path).await {
                 Ok(file) => self.file = Some(file),
                 Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(()),
-                Err(err) => return Err(self.failed(err)),
+                Err(err) => return Err(unreadable(&self.path)(err)),
             }
         }
         while let Some(file) = &mut self.file {
-            let chunk = read_chunk(file).await.map_err(|err| InvokeError::Disk {
-                path: self.path.clone(),
-                err,
-            })?;
+            let chunk = read_chunk(file).await.map_err(unreadable(&self.path))?;
             if chunk.is_empty() {
                 break;
             }
             tell(events, Event::Log(chunk)).await?;
         }
         Ok(())
-    }
-
-    fn failed(&self, err: io::Error) -> InvokeError {
-        InvokeError::Disk {
-            path: self.path.clone(),
-            err,
-        }
     }
 }
 
@@ -243,10 +233,6 @@ async fn send_results(
 ) -> Result<(), InvokeError> {
     let (store, bucket, prefix) = (node.store.as_ref(), function.as_str(), key.result(""));
     let folder = &node.config.state_dir;
-    let disk = |err| InvokeError::Disk {
-        path: folder.clone(),
-        err,
-    };
     let mut after = None::<String>;
     loop {
         let listed = store.list(bucket, &prefix, after.as_deref(), PAGE).await?;
@@ -254,15 +240,15 @@ async fn send_results(
         after = Some(last.key.clone());
         for object in &listed {
             let name = object.key.strip_prefix(&prefix).unwrap_or(&object.key);
-            let copy = tempfile::NamedTempFile::new_in(folder).map_err(disk)?;
+            let copy = tempfile::NamedTempFile::new_in(folder).map_err(unreadable(folder))?;
             let fetched = store.download(bucket, &object.key, copy.path(), u64::MAX).await?;
             if fetched.is_none() {
                 continue;
             }
-            let mut file = File::open(copy.path()).await.map_err(disk)?;
+            let mut file = File::open(copy.path()).await.map_err(unreadable(folder))?;
             let mut is_first = true;
             loop {
-                let chunk = read_chunk(&mut file).await.map_err(disk)?;
+                let chunk = read_chunk(&mut file).await.map_err(unreadable(folder))?;
                 if chunk.is_empty() && !is_first {
                     break;
                 }
@@ -272,6 +258,11 @@ async fn send_results(
             }
         }
     }
+}
+
+fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> InvokeError {
+    let path = path.to_owned();
+    move |err| InvokeError::Disk { path, err }
 }
 
 /// Empty at the end.

@@ -6,28 +6,27 @@
 #![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
 mod stage;
+mod tree;
 
-use std::collections::HashSet;
 use std::fs;
 use std::io::Read;
 use std::net::{TcpListener, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use container_manager::cgroup::hierarchy::Hierarchies;
-use container_manager::cgroup::{
-    ContainerGroup, ContainerLimits, CpuController, KernelCpuController, TaskGroup, TaskLimits,
-};
+use container_manager::cgroup::{ContainerGroup, ContainerLimits, TaskGroup, TaskLimits};
 use container_manager::container::{ContainerError, ExitRecord, Outcome};
 use container_manager::results;
 use stage::{Stage, eventually, image, is_root, record_in, tool, within};
 use tempfile::TempDir;
-use units::{ContainerId, MilliCores, SessionId};
+use tree::Tree;
+use units::{MilliCores, SessionId};
 
 const MIB: u64 = 1 << 20;
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -265,7 +264,7 @@ async fn an_image_cannot_start_a_program_that_no_task_pays_for() {
     if !is_root() {
         return;
     }
-    let tree = Tree::new();
+    let tree = tree();
     let (_folder, evil) = own_image();
     let script = evil.join(".singularity.d/env/00-first.sh");
     fs::write(
@@ -273,7 +272,7 @@ async fn an_image_cannot_start_a_program_that_no_task_pays_for() {
         "/bin/bash -c 'setsid bash -c \"while :; do :; done\" >/dev/null 2>&1 &'\n",
     )
     .unwrap();
-    let container = tree.container();
+    let container = tree.create_container(CONTAINER);
     let procs = container.launcher_procs();
     let started = Stage::start_with(|spec| {
         spec.image = evil.clone();
@@ -326,44 +325,15 @@ async fn an_image_that_would_fill_the_disk_is_refused_before_it_does() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
-/// Our own tree in the kernel's hierarchies, taken away when the test ends.
-struct Tree(KernelCpuController);
+/// What a container of these tests may have.
+const CONTAINER: ContainerLimits = ContainerLimits {
+    cpu: MilliCores::from_cores(2),
+    memory_bytes_max: 512 * MIB,
+    pids_max: 200,
+};
 
-impl Tree {
-    fn new() -> Self {
-        let path = format!("gridfaas-attack-{}", SessionId::new());
-        let hierarchies = Hierarchies::of_this_machine().unwrap();
-        Self(KernelCpuController::new(hierarchies, Path::new(&path)).unwrap())
-    }
-
-    fn container(&self) -> Arc<dyn ContainerGroup> {
-        let limits = ContainerLimits {
-            cpu: MilliCores::from_cores(2),
-            memory_bytes_max: 512 * MIB,
-            pids_max: 200,
-        };
-        self.0.create_container(ContainerId::new(), limits).unwrap()
-    }
-}
-
-impl Drop for Tree {
-    fn drop(&mut self) {
-        let controller = self.0.clone();
-        let cleaned = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap();
-            runtime.block_on(async {
-                controller.sweep_orphans(&HashSet::new()).await?;
-                controller.remove_tree().await
-            })
-        });
-        let cleaned = cleaned.join();
-        if !std::thread::panicking() {
-            cleaned.unwrap().expect("the tree can be removed");
-        }
-    }
+fn tree() -> Tree {
+    Tree::new(Hierarchies::of_this_machine().unwrap())
 }
 
 /// A container in groups with limits, as the service makes them.
@@ -375,8 +345,8 @@ struct Bounded {
 
 impl Bounded {
     async fn start() -> Self {
-        let tree = Tree::new();
-        let container = tree.container();
+        let tree = tree();
+        let container = tree.create_container(CONTAINER);
         let procs = container.launcher_procs();
         let stage = Stage::start_with(|spec| {
             spec.launcher_procs = procs;

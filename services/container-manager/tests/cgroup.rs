@@ -3,13 +3,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a step that fails has failed the test")]
 
+mod tree;
+
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use container_manager::cgroup::fake::FakeCpuController;
@@ -19,6 +20,7 @@ use container_manager::cgroup::{
     TaskLimits, Weight,
 };
 use rustix::process::Pid;
+use tree::Tree;
 use units::{ContainerId, CpuTime, MilliCores, SessionId};
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -34,25 +36,9 @@ const TASK: TaskLimits = TaskLimits {
     pids_max: 200,
 };
 
-/// Our own tree in the kernel's hierarchies. Taken away again when the test ends, in whichever way.
-struct Tree {
-    path: PathBuf,
-    controller: KernelCpuController,
-}
-
 impl Tree {
-    fn new(hierarchies: Hierarchies) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = PathBuf::from(format!("gridfaas-test-{}-{number}", std::process::id()));
-        let controller = KernelCpuController::new(hierarchies, &path).expect("the tree can be made");
-        Self { path, controller }
-    }
-
     fn container(&self) -> Arc<dyn ContainerGroup> {
-        self.controller
-            .create_container(ContainerId::new(), CONTAINER)
-            .expect("a container can be made")
+        self.create_container(CONTAINER)
     }
 
     fn task(&self) -> (Arc<dyn ContainerGroup>, Arc<dyn TaskGroup>) {
@@ -61,37 +47,6 @@ impl Tree {
             .create_task(SessionId::new(), TASK)
             .expect("a task can be made");
         (container, task)
-    }
-
-    /// The directories of a path below the tree.
-    fn dirs(&self, below: impl AsRef<Path>) -> Vec<PathBuf> {
-        let homes = self.controller.hierarchies().homes();
-        homes
-            .into_iter()
-            .map(|home| home.mount_point().join(&self.path).join(&below))
-            .collect()
-    }
-}
-
-impl Drop for Tree {
-    fn drop(&mut self) {
-        let controller = self.controller.clone();
-        let cleaned = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap();
-            runtime.block_on(async {
-                controller.sweep_orphans(&HashSet::new()).await?;
-                controller.remove_tree().await
-            })
-        })
-        .join();
-        if !std::thread::panicking() {
-            cleaned
-                .expect("the sweep does not panic")
-                .expect("the tree can be removed");
-        }
     }
 }
 

@@ -34,12 +34,7 @@ async fn queue(stack: &Stack, s3: &Client, figures: &mut Figures) {
     )
     .await;
     // Nothing runs before all are there: without its script the function waits.
-    s3.delete_object()
-        .bucket("queue")
-        .key("utils/process_task.sh")
-        .send()
-        .await
-        .unwrap();
+    remove_script(s3).await;
     put_tasks(s3, "queue", 0..QUEUED).await;
     put(s3, "queue", "utils/process_task.sh", "true").await;
     let began = Instant::now();
@@ -52,6 +47,10 @@ async fn queue(stack: &Stack, s3: &Client, figures: &mut Figures) {
     figures.number("noop_tasks_per_minute_100k_queued", RUN as f64 / minutes);
     figures.number("manager_rss_mib_100k_queued", most as f64 / 1024.0);
     // The user's other functions are not to wait for it.
+    remove_script(s3).await;
+}
+
+async fn remove_script(s3: &Client) {
     s3.delete_object()
         .bucket("queue")
         .key("utils/process_task.sh")

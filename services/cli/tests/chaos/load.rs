@@ -7,12 +7,13 @@ use std::process::Command;
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
+use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
-use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
-use aws_smithy_http_client::tls;
 use dev_stack::S3Credentials;
 use serde_json::Value;
 use tokio::runtime::Runtime;
+
+use crate::s3;
 
 pub(crate) const USERS: [&str; 2] = ["alice", "bob"];
 /// What each user has, in GRC.
@@ -174,28 +175,10 @@ impl Load {
 
 fn client(folder: &Path, store: SocketAddr) -> Client {
     let credentials = S3Credentials::read(&folder.join("s3-credentials")).unwrap();
-    let http_client = aws_smithy_http_client::Builder::new()
-        .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
-        .build_https();
-    let config = aws_sdk_s3::Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .http_client(http_client)
-        .endpoint_url(format!("http://{store}"))
-        .force_path_style(true)
+    let timeouts = TimeoutConfig::builder().operation_timeout(Duration::from_secs(2));
+    let config = s3::config(format!("http://{store}"), &credentials)
         // A put that is tried again could be two versions of a file, and so two tasks.
-        .retry_config(aws_sdk_s3::config::retry::RetryConfig::disabled())
-        .timeout_config(
-            TimeoutConfig::builder()
-                .operation_timeout(Duration::from_secs(2))
-                .build(),
-        )
-        .region(Region::from_static("us-east-1"))
-        .credentials_provider(Credentials::new(
-            credentials.access_key,
-            credentials.secret_key.expose(),
-            None,
-            None,
-            "chaos",
-        ));
+        .retry_config(RetryConfig::disabled())
+        .timeout_config(timeouts.build());
     Client::from_conf(config.build())
 }

@@ -11,6 +11,7 @@
 )]
 
 pub mod browser;
+mod s3;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,8 +19,6 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use aws_sdk_s3::Client;
-use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
-use aws_smithy_http_client::tls;
 use dev_stack::{Endpoints, S3Credentials};
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 use serde_json::Value;
@@ -291,22 +290,7 @@ impl Drop for Stack {
 pub fn s3(data_dir: &Path) -> Option<Client> {
     let endpoints = Endpoints::read(data_dir).unwrap()?;
     let credentials = S3Credentials::read(&endpoints.s3_credentials_file).unwrap();
-    let http_client = aws_smithy_http_client::Builder::new()
-        .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
-        .build_https();
-    let config = aws_sdk_s3::Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .http_client(http_client)
-        .endpoint_url(endpoints.s3_url)
-        .force_path_style(true)
-        .region(Region::from_static("us-east-1"))
-        .credentials_provider(Credentials::new(
-            credentials.access_key,
-            credentials.secret_key.expose(),
-            None,
-            None,
-            "test",
-        ));
+    let config = s3::config(endpoints.s3_url, &credentials);
     Some(Client::from_conf(config.build()))
 }
 

@@ -17,6 +17,8 @@ pub(super) enum Event {
 /// How many events move a limit.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Thresholds {
+    pub(super) window: Duration,
+    /// How long an event counts.
     pub(super) timeout: Duration,
     pub(super) raise_ups: u32,
     pub(super) raise_downs_max: u32,
@@ -25,11 +27,19 @@ pub(super) struct Thresholds {
 }
 
 impl Thresholds {
-    /// Errors if so many events never count at the same time.
-    pub(super) fn check(&self, window: Duration) -> Result<(), RuleError> {
+    /// Errors if a window or a number of events is 0, or if so many events never count at the same time. `rules` is the name of
+    /// the rules they belong to.
+    pub(super) fn check(&self, rules: &str) -> Result<(), RuleError> {
+        for (key, is_zero) in [
+            ("window_ms", self.window.is_zero()),
+            ("raise_ups", self.raise_ups == 0),
+            ("lower_downs", self.lower_downs == 0),
+        ] {
+            check_not_zero(rules, key, is_zero)?;
+        }
         let events = self.raise_ups.max(self.lower_downs);
         // From the first event's window to the last one's.
-        let needed = window.saturating_mul(events.saturating_sub(1));
+        let needed = self.window.saturating_mul(events.saturating_sub(1));
         if needed > self.timeout {
             let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
             return Err(RuleError::NeverActs {
@@ -40,6 +50,14 @@ impl Thresholds {
         }
         Ok(())
     }
+}
+
+/// Errors if a key of some rules is 0.
+pub(super) fn check_not_zero(rules: &str, key: &str, is_zero: bool) -> Result<(), RuleError> {
+    if is_zero {
+        return Err(RuleError::Zero(format!("{rules}.{key}")));
+    }
+    Ok(())
 }
 
 #[derive(Debug, Default)]

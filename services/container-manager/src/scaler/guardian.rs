@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use units::{CpuTime, MilliCores};
 
-use super::events::{Event, Events, Thresholds};
+use super::events::{Event, Events, Thresholds, check_not_zero};
 use super::{CpuLimits, Policy, RuleError, Sample, average};
 
 /// How much a raise gives.
@@ -70,28 +70,17 @@ impl Default for GuardianRules {
 
 impl GuardianRules {
     pub(super) fn check(&self) -> Result<(), RuleError> {
-        for (key, is_zero) in [
-            ("guardian.window_ms", self.window_ms == 0),
-            ("guardian.raise_ups", self.raise_ups == 0),
-            ("guardian.lower_downs", self.lower_downs == 0),
-            (
-                "guardian.raise_millicores",
-                self.raise_millicores == MilliCores::ZERO,
-            ),
-        ] {
-            if is_zero {
-                return Err(RuleError::Zero(key));
-            }
-        }
-        self.thresholds().check(self.window())
-    }
-
-    fn window(&self) -> Duration {
-        Duration::from_millis(self.window_ms)
+        check_not_zero(
+            "guardian",
+            "raise_millicores",
+            self.raise_millicores == MilliCores::ZERO,
+        )?;
+        self.thresholds().check("guardian")
     }
 
     fn thresholds(&self) -> Thresholds {
         Thresholds {
+            window: Duration::from_millis(self.window_ms),
             timeout: Duration::from_millis(self.event_timeout_ms),
             raise_ups: self.raise_ups,
             raise_downs_max: self.raise_downs_max,
@@ -122,7 +111,7 @@ impl Guardian {
         let total = sample.stat.usage.total;
         let (start, before) = *self.window.get_or_insert((sample.at, total));
         let wall = sample.at.saturating_duration_since(start);
-        if wall < self.rules.window() {
+        if wall < self.rules.thresholds().window {
             return None;
         }
         self.window = Some((sample.at, total));

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::RuleError;
-use super::events::{Event, Events, Thresholds};
+use super::events::{Event, Events, Thresholds, check_not_zero};
 
 /// The prototype's constants; its boundary is set for each container, so the default is ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -51,26 +51,14 @@ impl Default for MemoryRules {
 
 impl MemoryRules {
     pub(super) fn check(&self) -> Result<(), RuleError> {
-        for (key, is_zero) in [
-            ("memory.window_ms", self.window_ms == 0),
-            ("memory.raise_ups", self.raise_ups == 0),
-            ("memory.lower_downs", self.lower_downs == 0),
-            ("memory.raise_mib", self.raise_mib == 0),
-            ("memory.boundary_mib", self.boundary_mib == 0),
-        ] {
-            if is_zero {
-                return Err(RuleError::Zero(key));
-            }
-        }
-        self.thresholds().check(self.window())
-    }
-
-    fn window(&self) -> Duration {
-        Duration::from_millis(self.window_ms)
+        check_not_zero("memory", "raise_mib", self.raise_mib == 0)?;
+        check_not_zero("memory", "boundary_mib", self.boundary_mib == 0)?;
+        self.thresholds().check("memory")
     }
 
     fn thresholds(&self) -> Thresholds {
         Thresholds {
+            window: Duration::from_millis(self.window_ms),
             timeout: Duration::from_millis(self.event_timeout_ms),
             raise_ups: self.raise_ups,
             raise_downs_max: self.raise_downs_max,
@@ -105,7 +93,7 @@ impl MemoryScaler {
     /// Whether a window has ended, and with it usage has to be looked at.
     pub fn is_due(&mut self, at: Instant, rules: &MemoryRules) -> bool {
         let from = *self.window_from.get_or_insert(at);
-        let is_due = at.saturating_duration_since(from) >= rules.window();
+        let is_due = at.saturating_duration_since(from) >= rules.thresholds().window;
         if is_due {
             self.window_from = Some(at);
         }
@@ -144,7 +132,7 @@ mod tests {
         let (mut scaler, mut at) = (MemoryScaler::new(max), Instant::now());
         assert!(!scaler.is_due(at, &rules), "the first window begins");
         for (window, used) in (1..=30).zip(used.iter().cycle()) {
-            at += rules.window() - Duration::from_millis(1);
+            at += rules.thresholds().window - Duration::from_millis(1);
             assert!(!scaler.is_due(at, &rules));
             at += Duration::from_millis(1);
             assert!(scaler.is_due(at, &rules));

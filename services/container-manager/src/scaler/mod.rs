@@ -35,7 +35,7 @@ const DEFAULT_BOUNDARY: MilliCores = MilliCores::from_millicores(250);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RuleError {
     #[error("`{0}` must not be 0")]
-    Zero(&'static str),
+    Zero(String),
     #[error("`overprovisioning_percent` must be from 100 to 1000, and is {0}")]
     Overprovisioning(u32),
     #[error(
@@ -124,7 +124,7 @@ impl ScalerConfig {
     /// Errors if a rule could never act, or would act on nothing.
     pub fn new(policy: PolicyName, boundary: MilliCores, guardian: GuardianRules) -> Result<Self, RuleError> {
         if boundary == MilliCores::ZERO {
-            return Err(RuleError::Zero("boundary_millicores"));
+            return Err(RuleError::Zero("boundary_millicores".to_owned()));
         }
         guardian.check()?;
         Ok(Self {
