@@ -48,4 +48,7 @@ cargo test --locked --workspace
 
 step 'control groups on pure cgroup v2'
 "$here/test-cgroup-v2.sh"
+
+step 'the demo'
+"$here/demo.sh" --binary "${CARGO_TARGET_DIR:-target}/debug/gridfaas"
 echo 'tests ok'
