@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Tries the S3 store at URL with clients that people have: boto3, aws and rclone.
+# Tries the S3 store at URL with clients that people have: boto3, aws, rclone and
+# MinIO's Python client.
 #
 # usage: test-clients.sh URL ACCESS_KEY SECRET_KEY
 #
 # Installs what is missing: rclone and curl with apt, the others with pip in a folder under `target/`. Each client
 # makes a bucket of its own, puts, gets, lists, copies, uploads 20 MiB in parts, signs a URL, deletes, and removes the
-# bucket again. The last line is `clients ok`, with exit status 0, only if all of that worked.
+# bucket again; the last is told of an object as it is put. The last line is `clients ok`, with exit status 0, only if all of that worked.
 set -euo pipefail
 here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
 # shellcheck source-path=SCRIPTDIR source=lib.sh
@@ -16,7 +17,7 @@ case "${1:-}" in -h | --help) usage "$0" && exit 0 ;; esac
 url=$1 access_key=$2 secret_key=$3
 
 # One pair that fits: aws pins the botocore that boto3 needs.
-python_packages=(boto3 awscli)
+python_packages=(boto3 awscli minio)
 venv=${CARGO_TARGET_DIR:-$here/../../target}/s3-clients
 
 install_clients() {
@@ -25,7 +26,7 @@ install_clients() {
   have rclone || wanted+=(rclone)
   have python3 && python3 -c 'import ensurepip' 2>/dev/null || wanted+=(python3-venv)
   [ "${#wanted[@]}" -eq 0 ] || apt_install "${wanted[@]}"
-  "$venv/bin/python" -c 'import awscli, boto3' 2>/dev/null && return 0
+  "$venv/bin/python" -c 'import awscli, boto3, minio' 2>/dev/null && return 0
   say "pip: installing ${python_packages[*]}"
   python3 -m venv "$venv"
   "$venv/bin/pip" install --quiet --disable-pip-version-check "${python_packages[@]}" ||
@@ -39,6 +40,8 @@ same() { cmp --silent "$1" "$2" || die "$3: the bytes differ"; }
 said() { grep --quiet --fixed-strings -- "$1" "$work/said" || die "$2: \`$1\` is missing"; }
 
 check_boto3() { "$venv/bin/python" "$here/test-clients.py" "$url" "$work"; }
+
+check_minio() { "$venv/bin/python" "$here/test-listening.py" "$url" "$access_key" "$secret_key"; }
 
 check_aws() {
   local bucket=s3://from-aws
@@ -115,7 +118,7 @@ report() {
 }
 at_exit report
 # Not as a condition of `if` or `||`, where the shell would go on after a command that fails.
-for trying in boto3 aws rclone; do
+for trying in boto3 aws rclone minio; do
   ("check_$trying") >"$work/log" 2>&1
   say "$trying: ok"
 done

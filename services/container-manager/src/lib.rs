@@ -4,7 +4,7 @@
 //!
 //! | Step | Module |
 //! |---|---|
-//! | a user drops an object; the function's loop lists it, now and then or when told | [`intake`], [`webhook`], [`function_loop`], [`queue`] |
+//! | a user drops an object; the function's loop lists it, now and then or when told | [`intake`], [`store`], [`webhook`], [`event_message`], [`function_loop`], [`queue`] |
 //! | a session makes it this node's task | [`claim`] |
 //! | a container is there, or is started from the function's image | [`workplace`], [`warm`], [`memory`], [`image`], [`staging`], [`container`] |
 //! | it moves to `processing/`, and the script runs in a cgroup of its own | [`start`], [`attempt`], [`task`], [`cgroup`] |
@@ -32,6 +32,7 @@ pub mod config;
 pub mod container;
 pub mod credit;
 pub mod documents;
+pub mod event_message;
 pub mod finish;
 pub mod freezer;
 pub mod function;

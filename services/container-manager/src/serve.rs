@@ -77,13 +77,13 @@ impl Edges {
             );
         }
         Ok(Self {
+            hints: store.news(&config.store),
             store: Arc::new(store),
             credit: Arc::new(GrpcCredit::new(&config.credit_url, config.node.clone())?),
             cgroups: Arc::new(KernelCpuController::new(hierarchies, &config.cgroup_tree)?),
             runtime: Arc::new(runtime),
             images: Arc::new(tool),
             clock: Arc::new(SystemClock),
-            hints: futures::stream::pending().boxed(),
         })
     }
 }

@@ -3,7 +3,6 @@
 //! They are hints: what they name is looked for in the bucket, so one that is lost, repeated or made up changes nothing but
 //! when that is.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -11,44 +10,13 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::http::StatusCode;
 use axum::routing::post;
-use serde::Deserialize;
 use service_kit::Chain;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
-use units::FunctionName;
 
+use crate::event_message;
 use crate::intake::Registry;
-use crate::layout;
-
-/// The part of an S3 event message that matters.
-#[derive(Deserialize)]
-struct Message {
-    #[serde(rename = "Records")]
-    records: Vec<Event>,
-}
-
-#[derive(Deserialize)]
-struct Event {
-    s3: Entity,
-}
-
-#[derive(Deserialize)]
-struct Entity {
-    bucket: Bucket,
-    object: Object,
-}
-
-#[derive(Deserialize)]
-struct Bucket {
-    name: String,
-}
-
-#[derive(Deserialize)]
-struct Object {
-    /// As in a URL: `input%2Fx` or `input/x`.
-    key: String,
-}
 
 /// Takes notifications by `POST`, whatever the path, until `shutdown`. `None`: does nothing.
 pub async fn start(
@@ -74,7 +42,7 @@ pub async fn start(
 }
 
 fn take(registry: &Registry, body: &[u8]) -> StatusCode {
-    match functions(body) {
+    match event_message::functions(body) {
         Ok(functions) => {
             functions.iter().for_each(|function| registry.hint(function));
             StatusCode::NO_CONTENT
@@ -83,55 +51,13 @@ fn take(registry: &Registry, body: &[u8]) -> StatusCode {
     }
 }
 
-/// The functions that something was put before.
-fn functions(body: &[u8]) -> serde_json::Result<BTreeSet<FunctionName>> {
-    let message: Message = serde_json::from_slice(body)?;
-    let named = message.records.into_iter().filter_map(|event| {
-        let key = event.s3.object.key.replace("%2F", "/").replace("%2f", "/");
-        layout::is_news(&key)
-            .then(|| event.s3.bucket.name.parse().ok())
-            .flatten()
-    });
-    Ok(named.collect())
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpStream;
 
     use super::*;
-
-    fn record(bucket: &str, key: &str) -> String {
-        format!(
-            r#"{{"eventVersion":"2.0","eventName":"s3:ObjectCreated:Put","s3":{{"bucket":{{"name":"{bucket}","arn":"x"}},"object":{{"key":"{key}","size":1}}}}}}"#
-        )
-    }
-
-    fn message(records: &[String]) -> String {
-        format!(
-            r#"{{"EventName":"s3:ObjectCreated:Put","Key":"b/k","Records":[{}]}}"#,
-            records.join(",")
-        )
-    }
-
-    #[test]
-    fn new_tasks_and_questions_are_news_and_nothing_else_is() {
-        let body = message(&[
-            record("stress", "input%2Fa%20b"),
-            record("stress", "input/c"),
-            record("video", "quote%2fx"),
-            record("other", "results%2Finput%2Fx"),
-            record("No Bucket", "input/x"),
-        ]);
-        let named = functions(body.as_bytes()).unwrap();
-        let named: Vec<&str> = named.iter().map(FunctionName::as_str).collect();
-        assert_eq!(named, ["stress", "video"]);
-        assert_eq!(functions(message(&[]).as_bytes()).unwrap(), BTreeSet::new());
-        for nonsense in ["", "[]", "{}", r#"{"Records":[{}]}"#, "\u{0}"] {
-            assert!(functions(nonsense.as_bytes()).is_err(), "{nonsense}");
-        }
-    }
+    use crate::event_message::tests::{message, record};
 
     async fn post(address: SocketAddr, body: &str) -> String {
         let mut stream = TcpStream::connect(address).await.unwrap();

@@ -49,6 +49,7 @@ pub(crate) fn container_manager(
             "endpoint": endpoints.s3_url,
             "access_key": secrets::NODE_ACCESS_KEY,
             "secret_key_file": keys.node_secret_file,
+            "listen": config.notify,
         },
         "apptainer": config.apptainer,
         "capacity_millicores": config.capacity_millicores,

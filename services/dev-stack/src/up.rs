@@ -11,21 +11,16 @@ use backon::{ConstantBuilder, Retryable as _};
 use chain::{Chain, ChainConfig};
 use container_manager::cgroup::KernelCpuController;
 use container_manager::cgroup::hierarchy::Hierarchies;
-use container_manager::layout;
 use container_manager::scaler::ScalerConfig;
-use futures::StreamExt as _;
-use futures::stream::BoxStream;
 use service_kit::{Clock as _, Secret, SystemClock};
 use store::{Buckets, Credential, Store, StoreConfig};
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::BroadcastStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tracing::info;
-use units::FunctionName;
 
 use crate::endpoints::{DevChainEndpoint, Endpoints};
 use crate::ports::Ports;
@@ -200,14 +195,9 @@ async fn start(config: &UpConfig, services: &mut Services) -> anyhow::Result<End
     });
 
     let container_config = settings::container_manager(config, &endpoints, &keys, container.address)?;
-    let hints = if config.notify {
-        hints(&store)
-    } else {
-        futures::stream::pending().boxed()
-    };
     services.spawn("container-manager", |stop| async move {
         let tree = container_config.cgroup_tree.clone();
-        let ran = run_node(container_config, hints, container.listener, stop).await;
+        let ran = run_node(container_config, container.listener, stop).await;
         // The tree has this stack's name, so nobody else would ever remove it.
         let removed = remove_cgroups(&tree).await;
         ran.and(removed)
@@ -273,29 +263,16 @@ fn open_chain(config: &UpConfig, keys: &Keys) -> anyhow::Result<Chain> {
 
 async fn run_node(
     config: container_manager::Config,
-    hints: BoxStream<'static, FunctionName>,
     listener: TcpListener,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let mut edges = container_manager::Edges::real(&config).await?;
-    edges.hints = hints;
+    let edges = container_manager::Edges::real(&config).await?;
     container_manager::run(config, edges, listener, stop).await
 }
 
 async fn remove_cgroups(tree: &Path) -> anyhow::Result<()> {
     let cgroups = KernelCpuController::new(Hierarchies::of_this_machine()?, tree)?;
     Ok(cgroups.remove_tree().await?)
-}
-
-/// The functions that objects are dropped for. Being in one process saves the poll interval.
-fn hints(store: &Store) -> BoxStream<'static, FunctionName> {
-    BroadcastStream::new(store.subscribe())
-        .filter_map(async |created| {
-            // A subscriber that falls behind misses some, which the next listing finds.
-            let created = created.ok().filter(|created| layout::is_news(&created.key))?;
-            created.bucket.parse().ok()
-        })
-        .boxed()
 }
 
 /// Waits until both gRPC services say that they serve.

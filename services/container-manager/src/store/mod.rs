@@ -2,6 +2,7 @@
 //! another node.
 
 pub mod fake;
+mod listen;
 mod s3;
 
 use std::collections::BTreeMap;

@@ -15,11 +15,15 @@ use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart, MetadataDirecti
 use aws_smithy_http_client::Builder as HttpBuilder;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use serde::Deserialize;
 use service_kit::Secret;
 use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncWriteExt as _;
+use units::FunctionName;
 
+use super::listen;
 use super::{Copied, Fetched, Head, Listed, Metadata, Object, ObjectStore, StoreError};
 
 /// Files above this size are uploaded in parts of this size, in bytes.
@@ -36,10 +40,17 @@ pub struct StoreConfig {
     pub access_key: String,
     /// A file with the secret key on its first line.
     pub secret_key_file: PathBuf,
+    /// Whether the store is asked to tell of new objects, as MinIO and ours do.
+    #[serde(default = "default_listen")]
+    pub listen: bool,
 }
 
 fn default_region() -> String {
     "us-east-1".to_owned()
+}
+
+const fn default_listen() -> bool {
+    true
 }
 
 #[derive(Clone, Debug)]
@@ -86,6 +97,14 @@ impl S3Store {
         match self.client.list_buckets().send().await {
             Ok(_) => Ok(()),
             Err(err) => Err(self.error("*", "", err)),
+        }
+    }
+
+    /// Functions whose bucket has news, where the store tells of them and `config` asks for it.
+    pub fn news(&self, config: &StoreConfig) -> BoxStream<'static, FunctionName> {
+        match &config.endpoint {
+            Some(endpoint) if config.listen => listen::news(self.client.clone(), endpoint),
+            _ => futures::stream::empty().boxed(),
         }
     }
 

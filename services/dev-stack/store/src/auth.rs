@@ -64,7 +64,7 @@ impl Keyring {
             .map(read)
     }
 
-    fn check(&self, credentials: Option<&Credentials>, bucket: &str) -> S3Result<()> {
+    pub(crate) fn check(&self, credentials: Option<&Credentials>, bucket: &str) -> S3Result<()> {
         if self.allows(credentials, bucket) {
             return Ok(());
         }

@@ -8,6 +8,7 @@
 //! | `server` | HTTP connections, graceful end |
 //! | `auth` | signatures and access: a credential opens all buckets or some |
 //! | `service` | S3 operations, as the `s3s` crate hands them over |
+//! | `events` | telling clients what is created |
 //! | `body`, `checksum` | a body on its way in, and the proof that it arrived whole |
 //! | `objects`, `multipart`, `list` | what the index holds, and how it is shown |
 //! | `index` | SQLite: one writer with group commit, many readers |
@@ -26,6 +27,7 @@ mod body;
 mod checksum;
 mod condition;
 mod error;
+mod events;
 mod headers;
 mod index;
 mod list;

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Store;
 use crate::auth::Guard;
+use crate::events::Events;
 use crate::service::Service;
 
 /// Further clients wait in the backlog of the listener.
@@ -32,7 +33,7 @@ const FORM_BYTES_MAX: usize = 64 * 1024;
 ///
 /// Buckets are addressed by path: `http://HOST:PORT/bucket/key`. If the future is dropped, connections end at once.
 pub async fn serve(store: Arc<Store>, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
-    let service = service(store);
+    let service = service(store, shutdown.clone());
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -60,17 +61,18 @@ pub async fn serve(store: Arc<Store>, listener: TcpListener, shutdown: Cancellat
     Ok(())
 }
 
-fn service(store: Arc<Store>) -> S3Service {
+fn service(store: Arc<Store>, shutdown: CancellationToken) -> S3Service {
     let mut config = S3Config::default();
     config.xml_max_body_size = XML_BYTES_MAX;
     config.post_object_max_file_size = 0;
     config.form_max_field_size = FORM_BYTES_MAX;
     config.form_max_fields_size = FORM_BYTES_MAX;
     let guard = Guard(store.keyring.clone());
-    let mut builder = S3ServiceBuilder::new(Service(store));
+    let mut builder = S3ServiceBuilder::new(Service(store.clone()));
     builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
     builder.set_auth(guard.clone());
     builder.set_access(guard);
+    builder.set_route(Events { store, shutdown });
     builder.build()
 }
 

@@ -8,6 +8,7 @@ mod access;
 mod buckets;
 mod conditions;
 mod durability;
+mod events;
 mod keys;
 mod listing;
 mod multipart;
