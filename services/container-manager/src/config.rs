@@ -57,6 +57,9 @@ pub struct Config {
     /// How long a task stays frozen at the debt limit, waiting for a deposit, before it is stopped.
     #[serde(default = "default_hold_ms")]
     pub hold_ms: u64,
+    /// How long a container goes on taking tasks while others wait for its memory.
+    #[serde(default = "default_turn_ms")]
+    pub turn_ms: u64,
     /// The memory that frozen tasks may hold together; beyond it those frozen longest are stopped.
     #[serde(default = "default_frozen_memory_mib")]
     pub frozen_memory_mib: u64,
@@ -123,6 +126,11 @@ const fn default_log_upload_ms() -> u64 {
 /// Ten confirmations of 90 seconds, and five minutes to notice.
 const fn default_hold_ms() -> u64 {
     1_200_000
+}
+
+/// A hundred times what a start takes.
+const fn default_turn_ms() -> u64 {
+    10_000
 }
 
 const fn default_frozen_memory_mib() -> u64 {

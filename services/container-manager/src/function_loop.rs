@@ -156,6 +156,7 @@ impl FunctionLoop {
             tokio::select! {
                 () = tokio::time::sleep_until(self.wake_at()) => {}
                 () = self.news.hint.notified() => self.look_soon(),
+                () = self.workplace.turn() => self.look_soon(),
                 _ = self.news.gate.changed() => {
                     self.upkeep_at = Instant::now();
                     self.look_soon();
@@ -173,10 +174,12 @@ impl FunctionLoop {
 
     async fn step(&mut self, shutdown: &CancellationToken) {
         let now = Instant::now();
-        if self.may_take_in()
-            && now >= self.not_before
+        if !self.may_take_in() {
+            self.workplace.leave_line();
+        } else if now >= self.not_before
             && let Err(err) = self.take_in(now, shutdown).await
         {
+            self.workplace.leave_line();
             self.on_trouble(&err);
         }
         let alert = self.news.alert.borrow().clone();
@@ -197,7 +200,7 @@ impl FunctionLoop {
         if self.tasks.is_empty() {
             self.bulletin.tell_balance_at_rest().await;
         }
-        if now < self.upkeep_at {
+        if now < self.upkeep_at && !self.workplace.is_wanted() {
             return;
         }
         self.upkeep_at = now + UPKEEP_PAUSE;
@@ -209,7 +212,7 @@ impl FunctionLoop {
     }
 
     fn may_take_in(&self) -> bool {
-        *self.news.gate.borrow() && !self.free_slots.is_empty()
+        *self.news.gate.borrow() && !self.free_slots.is_empty() && !self.workplace.is_to_yield()
     }
 
     /// When to go on if nothing happens before.
@@ -264,6 +267,7 @@ impl FunctionLoop {
         }
         let waiting = self.queue.next(wanted);
         if waiting.is_empty() {
+            self.workplace.leave_line();
             self.trouble = None;
             return Ok(());
         }
@@ -369,7 +373,7 @@ impl FunctionLoop {
     /// Takes nothing in before the problem is mended.
     async fn wait(&mut self, problem: Problem) -> Result<(), ClaimError> {
         self.queue.forget();
-        self.poll = self.node.config.poll_idle();
+        self.poll = self.poll_idle();
         self.look_at = Instant::now() + self.poll;
         Ok(self.bulletin.tell_problem(problem).await?)
     }

@@ -133,7 +133,7 @@ pub async fn run(
         ),
         uids: Uids::new(config.uid_first),
         signing_key: SigningKey::read_or_make(&config.state_dir.join(SIGNING_KEY))?,
-        memory: NodeMemory::new(config.memory_capacity()),
+        memory: NodeMemory::new(config.memory_capacity(), Duration::from_millis(config.turn_ms)),
         frozen: FrozenMemory::new(config.frozen_memory_mib.saturating_mul(1 << 20)),
         store: edges.store,
         credit: edges.credit,

@@ -17,7 +17,7 @@ use crate::cgroup::{CgroupError, ContainerGroup, ContainerLimits};
 use crate::container::{Container, ContainerError, ContainerSpec, Inbox};
 use crate::function::FunctionSettings;
 use crate::image::{self, ImageError};
-use crate::memory::{NoMemory, Reservation};
+use crate::memory::{NoMemory, Place, Reservation};
 use crate::meter::ContainerInfo;
 use crate::node::Node;
 use crate::scaler::Wishes;
@@ -74,31 +74,32 @@ pub struct WarmContainer {
     _reassurance: AbortOnDropHandle<()>,
     /// Held for as long as anything may run under it.
     _uid: UidLease,
-    _memory: Arc<Reservation>,
+    memory: Arc<Reservation>,
     _image: image::Lease,
 }
 
 impl WarmContainer {
-    /// Starts a container; it answers when this returns.
+    /// Starts a container; it answers when this returns. If there is no memory for it, it has a `place` in line for some.
     pub async fn start(
         node: &Node,
         function: &FunctionName,
         user: &UserName,
         settings: &FunctionSettings,
         object: &ImageObject,
+        place: &mut Option<Place>,
     ) -> Result<Arc<Self>, WarmError> {
+        let concurrency = settings.concurrency;
+        let memory_mib = settings
+            .memory_mib
+            .saturating_mul(u64::from(concurrency))
+            .saturating_add(OWN_MEMORY_MIB);
+        let memory = Arc::new(node.memory.reserve(user, memory_mib, place)?);
         let (store, bucket) = (node.store.as_ref(), function.as_str());
         let image = node.images.prepare(store, bucket, object).await?;
         let staging =
             staging::prepare(store, bucket, &node.staging_root(), node.config.fetch_bytes_max()).await?;
         let id = ContainerId::new();
         let cpu = node.wishes(settings);
-        let concurrency = settings.concurrency;
-        let memory_mib = settings
-            .memory_mib
-            .saturating_mul(u64::from(concurrency))
-            .saturating_add(OWN_MEMORY_MIB);
-        let memory = Arc::new(node.memory.reserve(memory_mib)?);
         let uid = node.uids.lease();
         let record = Record {
             function: function.clone(),
@@ -164,7 +165,7 @@ impl WarmContainer {
             .adopt_container(record.info(), group.clone(), record.cpu)?;
         // It may have sunk below what is set aside for it again.
         group.set_memory_max(record.memory_mib.saturating_mul(1 << 20))?;
-        let memory = Arc::new(node.memory.adopt(record.memory_mib));
+        let memory = Arc::new(node.memory.adopt(&record.user, record.memory_mib));
         node.meter.lend_memory(id, memory.clone());
         let image = node.images.lease(&record.image_digest);
         Ok(Some(Self::new(node, group, handle, record, uid, memory, image)))
@@ -193,7 +194,7 @@ impl WarmContainer {
             handle,
             record,
             _uid: uid,
-            _memory: memory,
+            memory,
             _image: image,
         })
     }
@@ -216,6 +217,10 @@ impl WarmContainer {
 
     pub fn cpu_max(&self) -> MilliCores {
         self.record.cpu.max
+    }
+
+    pub fn memory(&self) -> &Reservation {
+        &self.memory
     }
 
     /// Tasks that run at once.

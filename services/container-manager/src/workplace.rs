@@ -11,14 +11,12 @@ use units::{FunctionName, UserName};
 use crate::credit::{CreditError, FunctionEntry};
 use crate::function::{FunctionSettings, retry_delay};
 use crate::layout;
+use crate::memory::Place;
 use crate::node::Node;
 use crate::problem::Problem;
 use crate::store::StoreError;
 use crate::utils::{ImageObject, Script, Utils};
 use crate::warm::{WarmContainer, WarmError};
-
-/// Others may stop, and give memory back, at any moment.
-const MEMORY_PAUSE: Duration = Duration::from_secs(2);
 
 pub struct Workplace {
     node: Arc<Node>,
@@ -27,6 +25,8 @@ pub struct Workplace {
     utils: Utils,
     container: Option<Arc<WarmContainer>>,
     broken: Option<Broken>,
+    /// In line for the node's memory.
+    place: Option<Place>,
     /// The function that results go on to, found to be this user's.
     chain_known: Option<FunctionName>,
 }
@@ -58,6 +58,7 @@ impl Workplace {
             utils: Utils::default(),
             container: None,
             broken: None,
+            place: None,
             chain_known: None,
         }
     }
@@ -80,6 +81,8 @@ impl Workplace {
 
     /// All that a task needs, with a container that is started if there is none; or what the user has to mend first.
     pub async fn ready(&mut self) -> Result<Result<Ready, Problem>, CreditError> {
+        // Whoever does not come to ask for memory gives the place up.
+        let mut place = self.place.take();
         let (settings, script, image) = match self.recipe() {
             Ok(recipe) => recipe,
             Err(problem) => return Ok(Err(problem)),
@@ -94,9 +97,12 @@ impl Workplace {
         {
             return Ok(Err(broken.problem.clone()));
         }
-        let (container, is_new) = match self.warm(&settings, &image).await {
+        let (container, is_new) = match self.warm(&settings, &image, &mut place).await {
             Ok(warm) => warm,
-            Err(err) => return Ok(Err(self.on_start_failed(image, &err))),
+            Err(err) => {
+                self.place = place;
+                return Ok(Err(self.on_start_failed(image, &err)));
+            }
         };
         self.broken = None;
         Ok(Ok(Ready {
@@ -143,6 +149,7 @@ impl Workplace {
         &mut self,
         settings: &FunctionSettings,
         image: &ImageObject,
+        place: &mut Option<Place>,
     ) -> Result<(Arc<WarmContainer>, bool), WarmError> {
         if let Some(container) = &self.container {
             if container.is_alive() {
@@ -150,7 +157,8 @@ impl Workplace {
             }
             self.stop("it died").await;
         }
-        let started = WarmContainer::start(&self.node, &self.function, &self.user, settings, image).await?;
+        let started = WarmContainer::start(&self.node, &self.function, &self.user, settings, image, place);
+        let started = started.await?;
         self.container = Some(started.clone());
         Ok((started, true))
     }
@@ -167,7 +175,7 @@ impl Workplace {
                 } else {
                     "the tasks wait until other containers have stopped"
                 };
-                (Problem::with_figures(told, hint), Some(MEMORY_PAUSE))
+                (Problem::with_figures(told, hint), Some(Duration::ZERO))
             }
             WarmError::Image(image) if !image.is_transient() => {
                 (Problem::new(told, "upload a working image under `utils/`"), None)
@@ -197,11 +205,39 @@ impl Workplace {
         if !may_start {
             return Some("no funds");
         }
+        if self.is_wanted() {
+            return Some("others wait for its memory");
+        }
         // The user may have changed the timeout meanwhile.
         if let Err(err) = self.refresh().await {
             debug!(error = %Chain(&err), "timeout not read");
         }
         (idle_since.elapsed() > self.utils.idle_timeout()).then_some("idle")
+    }
+
+    /// Whether others wait for the memory of the container.
+    pub fn is_wanted(&self) -> bool {
+        let container = self.container.as_ref();
+        container.is_some_and(|container| container.memory().is_wanted())
+    }
+
+    /// Whether the container is to take no more tasks, because others wait for its memory.
+    pub fn is_to_yield(&self) -> bool {
+        let container = self.container.as_ref();
+        container.is_some_and(|container| container.memory().is_to_yield())
+    }
+
+    /// Returns when there may be memory for a container that found none; never if nothing waits for any.
+    pub async fn turn(&self) {
+        match &self.place {
+            Some(place) => place.turn().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Waits for memory no longer.
+    pub fn leave_line(&mut self) {
+        self.place = None;
     }
 
     /// Stops the container, if there is one.

@@ -619,6 +619,34 @@ async fn a_container_that_does_not_fit_the_nodes_memory_waits_until_another_has_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn functions_take_turns_where_memory_is_short() {
+    let config = "memory_capacity_mib = 1500\nturn_ms = 300";
+    let world = World::with_config("sleep 0.1", config).await;
+    let others = ["bobs", "eves", "anns-other"];
+    for (name, user) in others.into_iter().zip(["bob", "eve", "alice"]) {
+        add_function(&world, name, user);
+        world.store.drop_object(name, "input/x", "");
+    }
+    // Each has a container of its own, and there is room for one. This queue is not over before the test.
+    for number in 0..500 {
+        world.put(&format!("input/{number:03}"), "");
+    }
+    for name in others {
+        let is_done = |world: &World| world.store.text(name, "output/x").is_some();
+        world.until(name, is_done).await;
+    }
+    let left = below(&world, BUCKET, "input/").len();
+    assert!(left > 0, "they waited until the long queue was over");
+    // It goes on where it had to stop.
+    world
+        .until("its turn again", |world| {
+            below(world, BUCKET, "input/").len() < left
+        })
+        .await;
+    world.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dismissed_task_goes_back_to_the_queue_without_a_hold() {
     let world = World::with_hold("sleep 600", "").await;
     world.put("input/a", "");

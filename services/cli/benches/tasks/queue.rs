@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use aws_sdk_s3::Client;
 
 use crate::bucket::{count, drop_task, put, put_tasks};
-use crate::common::{Stack, s3};
+use crate::common::{Stack, base_image, s3};
 use crate::figures::Figures;
 
 const QUEUED: usize = 100_000;
@@ -77,6 +77,25 @@ async fn functions(stack: &Stack, s3: &Client, figures: &mut Figures) {
     figures.number(
         "manager_rss_mib_1000_functions",
         stack.memory_kib() as f64 / 1024.0,
+    );
+    // One after the other in as many containers as there is memory for. They share one image, built from this once.
+    let definition = format!("Bootstrap: localimage\nFrom: {}\n", base_image());
+    let began = Instant::now();
+    for number in 0..FUNCTIONS {
+        let bucket = format!("idle{number:04}");
+        put(s3, &bucket, "utils/base.def", &definition).await;
+        put(s3, &bucket, "utils/process_task.sh", "true").await;
+        put(s3, &bucket, "input/a", "").await;
+    }
+    for number in 0..FUNCTIONS {
+        let bucket = format!("idle{number:04}");
+        while count(s3, &bucket, "output/", "").await == 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    figures.number(
+        "one_task_of_each_of_1000_functions_s",
+        began.elapsed().as_secs_f64(),
     );
     stack.function("awake", "bench", crate::bucket::START_TIME);
     let (to_start, _) = drop_task(s3, "awake", "a").await;

@@ -368,8 +368,9 @@ fn overprovisioning_gives_more_than_there_is_and_no_more_than_that() {
 async fn memory_follows_use_if_told_to_and_comes_back() {
     let task = OneTask::granted(until(100)).await;
     let id = task.meter.containers()[0].id;
-    let node = NodeMemory::new(1000);
-    let reservation = Arc::new(node.reserve(1000).unwrap());
+    let node = NodeMemory::new(1000, Duration::ZERO);
+    let user = "alice".parse().unwrap();
+    let reservation = Arc::new(node.reserve(&user, 1000, &mut None).unwrap());
     task.meter.lend_memory(id, reservation.clone());
     let uses = |mib: u64| {
         let found = task
@@ -407,7 +408,7 @@ async fn memory_follows_use_if_told_to_and_comes_back() {
     uses(190);
     windows(2);
     assert_eq!((limit_mib(), reservation.mib()), (Some(452), 452));
-    let other = node.reserve(500).unwrap();
+    let other = node.reserve(&user, 500, &mut None).unwrap();
     uses(450);
     windows(4);
     assert_eq!(reservation.mib(), 452, "what others have is not given");
