@@ -8,6 +8,7 @@ use std::time::Duration;
 use backon::{ConstantBuilder, Retryable as _};
 use bytes::Bytes;
 use service_kit::Chain;
+use tempfile::{NamedTempFile, TempPath};
 use tracing::warn;
 use units::{Amount, CpuTime, FunctionName, MilliCores, SessionId, TaskId, Timestamp};
 
@@ -15,6 +16,7 @@ use crate::chain::{META_MAX_GRC, META_PARENT};
 use crate::credit::{Credit, CreditError, OpenSession, Opened, Refusal, SessionState};
 use crate::journal::{Journal, JournalError};
 use crate::layout::TaskKey;
+use crate::node::Node;
 use crate::park;
 use crate::publish::META_TASK;
 use crate::queue::Waiting;
@@ -29,8 +31,21 @@ const READ_MAX: u64 = 1 << 20;
 /// A task's object, as it lies in `input/`.
 pub struct Input {
     pub head: Head,
-    /// Its bytes, if they are few.
-    pub body: Option<Bytes>,
+    pub content: Content,
+}
+
+/// What is here of a task's file.
+pub enum Content {
+    /// Nothing yet.
+    Remote,
+    /// All of it, which is little.
+    Bytes(Bytes),
+    /// All of it, read ahead.
+    File {
+        path: TempPath,
+        /// In hex.
+        sha256: String,
+    },
 }
 
 /// The session is ours. The object is still to be moved.
@@ -82,13 +97,43 @@ pub async fn look(
             read => {
                 return Ok(read?.map(|Object { head, body }| Input {
                     head,
-                    body: Some(body),
+                    content: Content::Bytes(body),
                 }));
             }
         }
     }
     let head = store.head(bucket, &key).await?;
-    Ok(head.map(|head| Input { head, body: None }))
+    Ok(head.map(|head| Input {
+        head,
+        content: Content::Remote,
+    }))
+}
+
+/// Looks, and reads a large object into a file, if this node takes files so large.
+pub async fn read(
+    node: &Node,
+    function: &FunctionName,
+    waiting: &Waiting,
+) -> Result<Option<Input>, StoreError> {
+    let (store, bytes_max) = (node.store.as_ref(), node.config.fetch_bytes_max());
+    let Some(mut input) = look(store, function, waiting).await? else {
+        return Ok(None);
+    };
+    if matches!(input.content, Content::Remote) && input.head.size <= bytes_max {
+        // A disk without room is told of when the task starts.
+        let folder = node.ahead_root();
+        let file = std::fs::create_dir_all(&folder).and_then(|()| NamedTempFile::new_in(folder));
+        let Ok(file) = file else {
+            return Ok(Some(input));
+        };
+        let (path, key) = (file.into_temp_path(), waiting.key.input());
+        let fetched = store.download(function.as_str(), &key, &path, bytes_max).await?;
+        if let Some(fetched) = fetched.filter(|fetched| fetched.etag == input.head.etag) {
+            let sha256 = fetched.sha256;
+            input.content = Content::File { path, sha256 };
+        }
+    }
+    Ok(Some(input))
 }
 
 pub struct Claimer<'a> {
@@ -242,6 +287,7 @@ mod tests {
         store.drop_object("count", &key.input(), "1");
         let waiting = Waiting {
             key: key.clone(),
+            etag: String::new(),
             size: 1,
         };
         let seen = look(&store, &function, &waiting).await.unwrap().unwrap();

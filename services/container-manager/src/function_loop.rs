@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use units::{ContainerId, FunctionName, MilliCores, UserName};
 
+use crate::ahead::Ahead;
 use crate::attempt::{self, Executed, Plan};
 use crate::bulletin::Bulletin;
 use crate::claim::{self, Claim, ClaimError, Claimer, Input};
@@ -56,6 +57,7 @@ pub struct FunctionLoop {
     workplace: Workplace,
     free_slots: BTreeSet<u32>,
     queue: Queue,
+    ahead: Ahead,
     /// Each from its licence to its end, when it is over.
     tasks: JoinSet<Over>,
     /// Tasks that are not done with their slot.
@@ -104,6 +106,7 @@ impl FunctionLoop {
             poll: node.config.poll_busy(),
             bulletin: Bulletin::new(node.clone(), name.clone(), user.clone()),
             workplace: Workplace::new(node.clone(), name.clone(), user),
+            ahead: Ahead::new(node.clone(), name.clone()),
             node,
             name,
             news,
@@ -182,6 +185,11 @@ impl FunctionLoop {
             self.workplace.leave_line();
             self.on_trouble(&err);
         }
+        let next = match self.workplace.container() {
+            Some(container) if self.running > 0 => self.queue.peek(slots(container)),
+            _ => Vec::new(),
+        };
+        self.ahead.read(&next);
         let alert = self.news.alert.borrow().clone();
         self.bulletin.tell_alert(alert).await;
         if now >= self.quotes_at && self.quoting.is_empty() {
@@ -272,7 +280,19 @@ impl FunctionLoop {
             return Ok(());
         }
         let name = self.name.clone();
-        let inputs = join_all(waiting.iter().map(|waiting| claim::look(store, &name, waiting)));
+        let mut inputs = Vec::new();
+        for waiting in &waiting {
+            inputs.push(self.ahead.take(waiting).await);
+        }
+        let inputs = join_all(
+            waiting
+                .iter()
+                .zip(inputs)
+                .map(async |(waiting, read)| match read {
+                    Some(input) => Ok(Some(input)),
+                    None => claim::look(store, &name, waiting).await,
+                }),
+        );
         let inputs = if self.is_refreshed {
             inputs.await
         } else {
@@ -448,6 +468,10 @@ impl FunctionLoop {
 enum Refused {
     NoFunds,
     ByLimit(Problem),
+}
+
+fn slots(container: &WarmContainer) -> usize {
+    usize::try_from(container.concurrency()).unwrap_or(usize::MAX)
 }
 
 /// A task's part of its container.

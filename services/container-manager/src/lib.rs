@@ -5,7 +5,7 @@
 //! | Step | Module |
 //! |---|---|
 //! | a user drops an object; the function's loop lists it, now and then or when told | [`intake`], [`store`], [`webhook`], [`event_message`], [`function_loop`], [`queue`] |
-//! | a session makes it this node's task | [`claim`] |
+//! | it is read, while others run; a session makes it this node's task | [`ahead`], [`claim`] |
 //! | a container is there, or is started from the function's image | [`workplace`], [`warm`], [`memory`], [`image`], [`staging`], [`container`] |
 //! | it moves to `processing/`, and the script runs in a cgroup of its own | [`start`], [`attempt`], [`task`], [`cgroup`] |
 //! | its CPU time is read, its grant enforced, its limit scaled, its total reported | [`meter`], [`restriction`], [`scaler`] |
@@ -21,6 +21,7 @@
 //! | what happens is written down, for the laboratory | [`recorder`], [`recording`] |
 //! | after a crash, the journal tells where to go on | [`journal`], [`recover`] |
 
+pub mod ahead;
 pub mod api;
 pub mod attempt;
 pub mod balance;

@@ -76,6 +76,11 @@ impl Node {
         self.config.state_dir.join("staging")
     }
 
+    /// Inputs that are read ahead. Nothing in it outlives the manager.
+    pub fn ahead_root(&self) -> PathBuf {
+        self.config.state_dir.join("ahead")
+    }
+
     /// The files of one attempt.
     pub fn spool(&self, session: SessionId) -> Spool {
         Spool::new(self.config.state_dir.join("attempts").join(session.to_string()))

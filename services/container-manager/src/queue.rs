@@ -16,9 +16,11 @@ const PAGE: u32 = 1000;
 const LINE: usize = 64;
 
 /// A task in line.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Waiting {
     pub key: TaskKey,
+    /// The version of its object.
+    pub etag: String,
     /// Of its object, in bytes.
     pub size: u64,
 }
@@ -63,12 +65,23 @@ impl Queue {
         while next.len() < wanted
             && let Some(waiting) = self.line.pop_front()
         {
-            let is_deferred = self.deferred.get(&waiting.key).is_some_and(|until| *until > now);
-            if !self.busy.contains(&waiting.key) && !is_deferred {
+            if self.is_free(&waiting.key, now) {
                 next.push(waiting);
             }
         }
         next
+    }
+
+    /// The same, without taking them from the line.
+    pub fn peek(&self, wanted: usize) -> Vec<Waiting> {
+        let now = Instant::now();
+        let free = self.line.iter().filter(|waiting| self.is_free(&waiting.key, now));
+        free.take(wanted).cloned().collect()
+    }
+
+    fn is_free(&self, key: &TaskKey, now: Instant) -> bool {
+        let is_deferred = self.deferred.get(key).is_some_and(|until| *until > now);
+        !self.busy.contains(key) && !is_deferred
     }
 
     /// Lists the line anew, far enough for `wanted` tasks. Returns whether there is any.
@@ -95,6 +108,7 @@ impl Queue {
             let waiting = listed.iter().filter_map(|object| {
                 Some(Waiting {
                     key: TaskKey::from_input(&object.key)?,
+                    etag: object.etag.clone(),
                     size: object.size,
                 })
             });

@@ -5,6 +5,7 @@
 //! nobody knows are taken away.
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -130,6 +131,12 @@ async fn adopt_containers(node: &Node) -> Result<HashMap<FunctionName, Adopted>,
         if let Err(err) = staging::sweep(&root, &in_use) {
             warn!(folder = %root.display(), error = %err, "files of an earlier run stay on disk");
         }
+    }
+    match std::fs::remove_dir_all(node.ahead_root()) {
+        Err(err) if err.kind() != io::ErrorKind::NotFound => {
+            warn!(error = %err, "what an earlier run read ahead stays on disk");
+        }
+        _ => {}
     }
     Ok(adopted)
 }

@@ -10,7 +10,7 @@ use tracing::info;
 
 use crate::attempt::{Plan, Started};
 use crate::cgroup::{CgroupError, TaskLimits};
-use crate::claim::Input;
+use crate::claim::{Content, Input};
 use crate::container::{ContainerError, RunLimits, RunRequest};
 use crate::credit::SessionState;
 use crate::journal::JournalError;
@@ -75,10 +75,20 @@ pub async fn start(
         licence: licence.clone(),
         run: run.clone(),
     };
-    let run = match input.body.take() {
-        Some(body) => {
+    let digest = match std::mem::replace(&mut input.content, Content::Remote) {
+        Content::Bytes(body) => {
             std::fs::write(&task_file, &body)?;
-            let run = run(hex::encode(Sha256::digest(&body)));
+            Some(hex::encode(Sha256::digest(&body)))
+        }
+        Content::File { path, sha256 } => {
+            path.persist(&task_file).map_err(|err| err.error)?;
+            Some(sha256)
+        }
+        Content::Remote => None,
+    };
+    let run = match digest {
+        Some(digest) => {
+            let run = run(digest);
             fetch(node, attempt, running(&run), &mut input.head).await?;
             run
         }

@@ -619,6 +619,30 @@ async fn a_container_that_does_not_fit_the_nodes_memory_waits_until_another_has_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_next_input_is_read_while_a_task_runs() {
+    let world = World::with_script(r#"[ -s "$1" ] || sleep 600; sha256sum <"$1""#).await;
+    let large = "large".repeat(1 << 20);
+    // Both are in line before the first may start.
+    world.credit.refuse(Some(Refusal::Runway));
+    world.put("input/b", &large);
+    world.put("input/a", "");
+    world.credit.refuse(None);
+    let running = world.until_metered().await;
+    let folder = world.state.path().join("ahead");
+    let read = |_: &World| {
+        let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+        let mut sizes = entries.map(|entry| entry.metadata().map_or(0, |of| of.len()));
+        sizes.any(|size| size == large.len() as u64)
+    };
+    world.until("all of it", read).await;
+    assert!(world.has("input/b"), "it is nobody's yet");
+    world.credit.dismiss(running);
+    world.until_there("output/b").await;
+    assert!(!read(&world), "it is the task's file now");
+    world.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn functions_take_turns_where_memory_is_short() {
     let config = "memory_capacity_mib = 1500\nturn_ms = 300";
     let world = World::with_config("sleep 0.1", config).await;
