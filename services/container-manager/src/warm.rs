@@ -88,18 +88,19 @@ impl WarmContainer {
         object: &ImageObject,
         place: &mut Option<Place>,
     ) -> Result<Arc<Self>, WarmError> {
-        let concurrency = settings.concurrency;
-        let memory_mib = settings
-            .memory_mib
-            .saturating_mul(u64::from(concurrency))
-            .saturating_add(OWN_MEMORY_MIB);
-        let memory = Arc::new(node.memory.reserve(user, memory_mib, place)?);
         let (store, bucket) = (node.store.as_ref(), function.as_str());
         let image = node.images.prepare(store, bucket, object).await?;
         let staging =
             staging::prepare(store, bucket, &node.staging_root(), node.config.fetch_bytes_max()).await?;
         let id = ContainerId::new();
         let cpu = node.wishes(settings);
+        let concurrency = settings.concurrency;
+        let memory_mib = settings
+            .memory_mib
+            .saturating_mul(u64::from(concurrency))
+            .saturating_add(OWN_MEMORY_MIB);
+        // Not before the image is here: who waits for a slow download is to keep nobody waiting for memory.
+        let memory = Arc::new(node.memory.reserve(user, memory_mib, place)?);
         let uid = node.uids.lease();
         let record = Record {
             function: function.clone(),
