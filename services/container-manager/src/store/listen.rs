@@ -84,7 +84,7 @@ impl Source {
                 return Some(lines);
             }
             Ok(None) => {}
-            Err(SdkError::ServiceError(refused)) if refused.raw().status().is_client_error() => {}
+            Err(SdkError::ServiceError(refused)) if is_refusal(refused.raw().status().as_u16()) => {}
             Err(err) => {
                 debug!(error = %Chain(&err), "the store is not listened to, will retry");
                 sleep(RECONNECT).await;
@@ -115,4 +115,9 @@ impl Source {
             FramedRead::new(answer.body.into_async_read(), lines).boxed(),
         ))
     }
+}
+
+/// Whether asking again would not help.
+fn is_refusal(status: u16) -> bool {
+    (400..500).contains(&status) || status == 501
 }
