@@ -83,6 +83,9 @@ pub struct Config {
     /// again when they are needed.
     #[serde(default = "default_images_max_mib")]
     pub images_max_mib: u64,
+    /// Empty containers that are kept ready for the images used last.
+    #[serde(default)]
+    pub spare_containers: usize,
     /// Where Prometheus finds `/metrics`; absent: no metrics.
     #[serde(default)]
     pub metrics_listen: Option<SocketAddr>,

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | a user drops an object; the function's loop lists it, now and then or when told | [`intake`], [`store`], [`webhook`], [`event_message`], [`function_loop`], [`queue`] |
 //! | it is read, while others run; a session makes it this node's task | [`ahead`], [`claim`] |
-//! | a container is there, or is started from the function's image | [`workplace`], [`warm`], [`memory`], [`image`], [`staging`], [`container`] |
+//! | a container is there, or is started from the function's image | [`workplace`], [`warm`], [`spare`], [`memory`], [`image`], [`staging`], [`container`] |
 //! | it moves to `processing/`, and the script runs in a cgroup of its own | [`start`], [`attempt`], [`task`], [`cgroup`] |
 //! | its CPU time is read, its grant enforced, its limit scaled, its total reported | [`meter`], [`restriction`], [`scaler`] |
 //! | or it may never run: it goes to `failed/` | [`park`] |
@@ -58,6 +58,7 @@ pub mod restriction;
 pub mod results;
 pub mod scaler;
 pub mod settings;
+pub mod spare;
 pub mod spool;
 pub mod staging;
 pub mod start;

@@ -71,6 +71,10 @@ impl NodeMemory {
         lock(&self.0).reserved_mib()
     }
 
+    pub fn free_mib(&self) -> u64 {
+        lock(&self.0).free_mib()
+    }
+
     /// Sets memory aside for a container of `user` that is about to start. Who gets none has a `place` in line from then on,
     /// unless it would never fit, and asks again at its [turn](Place::turn); who gets some has left the line.
     pub fn reserve(
@@ -143,6 +147,14 @@ impl Reservation {
     /// Sets aside so much instead. Errors, and stays as it was, if that is more than the node has; less never fails.
     pub fn resize(&self, mib: u64) -> Result<(), NoMemory> {
         lock(&self.books).resize(self.id, mib)
+    }
+
+    /// It is that user's from now on.
+    pub fn pass_on(&self, user: &UserName) {
+        if let Some(held) = lock(&self.books).held.get_mut(&self.id) {
+            held.user = user.clone();
+            held.since = Instant::now();
+        }
     }
 
     /// Whether the next in line lacks what an idle container would give back.

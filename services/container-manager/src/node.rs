@@ -23,6 +23,7 @@ use crate::problem::Problems;
 use crate::recorder::Recorder;
 use crate::scaler::Wishes;
 use crate::settings::{Settable, Settings};
+use crate::spare::Spares;
 use crate::spool::Spool;
 use crate::store::ObjectStore;
 use crate::warm::Uids;
@@ -46,6 +47,8 @@ pub struct Node {
     pub frozen: FrozenMemory,
     /// What containers may take together.
     pub memory: NodeMemory,
+    /// Containers that are kept ready.
+    pub spares: Spares,
     pub recorder: Recorder,
     pub problems: Problems,
     /// What an operator may change while the node runs.

@@ -35,6 +35,7 @@ use crate::recorder::Recorder;
 use crate::recording::Record;
 use crate::recover;
 use crate::settings::{Settable, Settings};
+use crate::spare::{self, Spares};
 use crate::store::{ObjectStore, S3Store};
 use crate::warm::Uids;
 use crate::webhook;
@@ -123,7 +124,9 @@ pub async fn run(
         recorder.clone(),
         config.meter(scaler),
     );
+    let (spares, used) = Spares::new(config.spare_containers);
     let node = Arc::new(Node {
+        spares,
         images: Images::new(
             config.state_dir.join("images"),
             edges.images,
@@ -189,6 +192,14 @@ pub async fn run(
             std::mem::take(&mut adopted),
             shutdown,
         )
+    });
+    let (keeper, mut used) = (node.clone(), Some(used));
+    supervisor.spawn("spares", OnExit::Shutdown, move |shutdown| {
+        let (node, used) = (keeper.clone(), used.take());
+        async move {
+            spare::keep(node, used.context("the keeper was started twice")?, shutdown).await;
+            anyhow::Ok(())
+        }
     });
     for attempt in recovered.unfinished {
         let node = node.clone();

@@ -16,11 +16,12 @@ use units::{ContainerId, FunctionName, MilliCores, Timestamp, UserName};
 use crate::cgroup::{CgroupError, ContainerGroup, ContainerLimits};
 use crate::container::{Container, ContainerError, ContainerSpec, Inbox};
 use crate::function::FunctionSettings;
-use crate::image::{self, ImageError};
+use crate::image::{self, Image, ImageError};
 use crate::memory::{NoMemory, Place, Reservation};
 use crate::meter::ContainerInfo;
 use crate::node::Node;
 use crate::scaler::Wishes;
+use crate::spare::Recipe;
 use crate::staging::{self, StagingError};
 use crate::utils::ImageObject;
 
@@ -65,21 +66,118 @@ pub struct Record {
     memory_mib: u64,
 }
 
-/// A running container and what belongs to it.
-pub struct WarmContainer {
+/// A running container, whoever it is for.
+pub struct Shell {
     group: Arc<dyn ContainerGroup>,
     handle: Arc<dyn Container>,
-    record: Record,
     /// Keeps the container from ending by itself.
     _reassurance: AbortOnDropHandle<()>,
     /// Held for as long as anything may run under it.
-    _uid: UidLease,
+    uid: UidLease,
     memory: Arc<Reservation>,
     _image: image::Lease,
 }
 
+/// A function's container.
+pub struct WarmContainer {
+    shell: Shell,
+    record: Record,
+}
+
+impl Shell {
+    /// Starts a container; it answers when this returns. It may use `cpu`; `made` is called before anything of it runs.
+    pub async fn start(
+        node: &Node,
+        recipe: &Recipe,
+        memory: Arc<Reservation>,
+        cpu: MilliCores,
+        made: impl FnOnce(&Arc<dyn ContainerGroup>, u32) -> Result<(), WarmError>,
+    ) -> Result<Self, WarmError> {
+        let (id, uid) = (ContainerId::new(), node.uids.lease());
+        let limits = ContainerLimits {
+            cpu,
+            memory_bytes_max: recipe.memory_mib.saturating_mul(1 << 20),
+            pids_max: recipe.pids_max,
+        };
+        let started = async {
+            let group = node.cgroups.create_container(id, limits)?;
+            made(&group, uid.uid)?;
+            let spec = ContainerSpec {
+                id,
+                folder: node.container_folder(id),
+                image: recipe.image.clone(),
+                staging: recipe.staging.clone(),
+                uid: uid.uid,
+                orphan: node.config.orphan(),
+                work_bytes_max: recipe.work_bytes_max,
+                launcher_procs: group.launcher_procs(),
+            };
+            Ok::<_, WarmError>((node.runtime.start(spec).await?, group))
+        };
+        match started.await {
+            Ok((handle, group)) => {
+                let image = node.images.lease(&recipe.image_digest);
+                Ok(Self::new(node, group, handle, uid, memory, image))
+            }
+            Err(err) => {
+                destroy(node, id).await;
+                node.meter.remove_container(id);
+                Err(err)
+            }
+        }
+    }
+
+    fn new(
+        node: &Node,
+        group: Arc<dyn ContainerGroup>,
+        handle: Arc<dyn Container>,
+        uid: UidLease,
+        memory: Arc<Reservation>,
+        image: image::Lease,
+    ) -> Self {
+        let reassured = handle.clone();
+        let mut timer = tokio::time::interval(node.config.orphan() / REASSURANCES);
+        let reassurance = tokio::spawn(async move {
+            loop {
+                timer.tick().await;
+                reassured.reassure().await;
+            }
+        });
+        Self {
+            _reassurance: AbortOnDropHandle::new(reassurance),
+            group,
+            handle,
+            uid,
+            memory,
+            _image: image,
+        }
+    }
+
+    pub fn id(&self) -> ContainerId {
+        self.group.id()
+    }
+
+    pub fn is_alive(&self) -> bool {
+        self.handle.is_alive()
+    }
+
+    /// Stops the container and takes away all that belonged to it.
+    pub async fn stop(&self, node: &Node) {
+        if let Err(err) = self.handle.kill() {
+            warn!(container_id = %self.id(), error = %err, "launcher not killed, its cgroup is");
+        }
+        if let Err(err) = self.group.kill_all(STOP_TIMEOUT).await {
+            warn!(container_id = %self.id(), error = %Chain(&err), "container not emptied");
+        }
+        // Its share of the node is free only now.
+        node.meter.remove_container(self.id());
+        destroy(node, self.id()).await;
+    }
+}
+
 impl WarmContainer {
-    /// Starts a container; it answers when this returns. If there is no memory for it, it has a `place` in line for some.
+    /// Starts a container, or takes one that is ready; it answers when this returns. If there is no memory for it, it has a
+    /// `place` in line for some.
     pub async fn start(
         node: &Node,
         function: &FunctionName,
@@ -92,62 +190,63 @@ impl WarmContainer {
         let image = node.images.prepare(store, bucket, object).await?;
         let staging =
             staging::prepare(store, bucket, &node.staging_root(), node.config.fetch_bytes_max()).await?;
-        let id = ContainerId::new();
-        let cpu = node.wishes(settings);
-        let concurrency = settings.concurrency;
-        let memory_mib = settings
-            .memory_mib
-            .saturating_mul(u64::from(concurrency))
-            .saturating_add(OWN_MEMORY_MIB);
-        // Not before the image is here: who waits for a slow download is to keep nobody waiting for memory.
-        let memory = Arc::new(node.memory.reserve(user, memory_mib, place)?);
-        let uid = node.uids.lease();
-        let record = Record {
+        let recipe = recipe(settings, &image, staging);
+        let record = |uid| Record {
             function: function.clone(),
             user: user.clone(),
-            image_digest: image.digest,
-            staging: staging.clone(),
+            image_digest: recipe.image_digest.clone(),
+            staging: recipe.staging.clone(),
             started_at: node.clock.now(),
-            uid: uid.uid,
-            concurrency,
-            cpu,
-            memory_mib,
-        };
-        record.write(&node.container_folder(id))?;
-        let limits = ContainerLimits {
-            // Until the meter has made room for it.
-            cpu: MilliCores::ZERO,
-            memory_bytes_max: memory_mib.saturating_mul(1 << 20),
-            pids_max: settings.pids.saturating_mul(concurrency).saturating_add(OWN_PIDS),
+            uid,
+            concurrency: settings.concurrency,
+            cpu: node.wishes(settings),
+            memory_mib: recipe.memory_mib,
         };
         let launch_at = Instant::now();
-        let started = async {
-            let group = node.cgroups.create_container(id, limits)?;
-            node.meter.add_container(record.info(), group.clone(), cpu);
-            node.meter.lend_memory(id, memory.clone());
-            let spec = ContainerSpec {
-                id,
-                folder: node.container_folder(id),
-                image: image.folder,
-                staging,
-                uid: uid.uid,
-                orphan: node.config.orphan(),
-                work_bytes_max: settings.scratch_mib.saturating_mul(1 << 20),
-                launcher_procs: group.launcher_procs(),
-            };
-            Ok::<_, WarmError>((node.runtime.start(spec).await?, group))
-        };
-        let (handle, group) = match started.await {
-            Ok(started) => started,
-            Err(err) => {
-                destroy(node, id).await;
-                node.meter.remove_container(id);
+        let container = if let Some(shell) = node.spares.take(&recipe) {
+            shell.memory.pass_on(user);
+            let record = record(shell.uid.uid);
+            let container = Self { shell, record };
+            if let Err(err) = container.join(node) {
+                container.shell.stop(node).await;
                 return Err(err);
             }
+            container
+        } else {
+            if node.memory.free_mib() < recipe.memory_mib {
+                node.spares.stop_oldest(node, 0).await;
+            }
+            // Not before the image is here: who waits for a slow download is to keep nobody waiting for memory.
+            let memory = Arc::new(node.memory.reserve(user, recipe.memory_mib, place)?);
+            let mut recorded = None;
+            // The cap is nothing until the meter has made room for it.
+            let shell = Shell::start(node, &recipe, memory.clone(), MilliCores::ZERO, |group, uid| {
+                let record = record(uid);
+                record.write(&node.container_folder(group.id()))?;
+                node.meter.add_container(record.info(), group.clone(), record.cpu);
+                node.meter.lend_memory(group.id(), memory);
+                recorded = Some(record);
+                Ok(())
+            });
+            let shell = shell.await?;
+            let record = recorded.expect("a container that runs was recorded");
+            Self { shell, record }
         };
         let usable_us = u64::try_from(launch_at.elapsed().as_micros()).unwrap_or(u64::MAX);
-        info!(container_id = %id, %function, %user, image = record.image_digest, usable_us, "container started");
-        Ok(Self::new(node, group, handle, record, uid, memory, image.lease))
+        info!(
+            container_id = %container.id(), %function, %user, image = recipe.image_digest, usable_us, "container started"
+        );
+        node.spares.used(recipe, user);
+        Ok(Arc::new(container))
+    }
+
+    /// Has the meter take charge of a container that runs already, and is this function's from now on.
+    fn join(&self, node: &Node) -> Result<(), WarmError> {
+        self.record.write(&node.container_folder(self.id()))?;
+        let (info, group) = (self.record.info(), self.shell.group.clone());
+        node.meter.adopt_container(info, group, self.record.cpu)?;
+        node.meter.lend_memory(self.id(), self.shell.memory.clone());
+        Ok(())
     }
 
     /// Takes over a container of an earlier manager; `None` if it does not run any more.
@@ -169,47 +268,20 @@ impl WarmContainer {
         let memory = Arc::new(node.memory.adopt(&record.user, record.memory_mib));
         node.meter.lend_memory(id, memory.clone());
         let image = node.images.lease(&record.image_digest);
-        Ok(Some(Self::new(node, group, handle, record, uid, memory, image)))
-    }
-
-    fn new(
-        node: &Node,
-        group: Arc<dyn ContainerGroup>,
-        handle: Arc<dyn Container>,
-        record: Record,
-        uid: UidLease,
-        memory: Arc<Reservation>,
-        image: image::Lease,
-    ) -> Arc<Self> {
-        let reassured = handle.clone();
-        let mut timer = tokio::time::interval(node.config.orphan() / REASSURANCES);
-        let reassurance = tokio::spawn(async move {
-            loop {
-                timer.tick().await;
-                reassured.reassure().await;
-            }
-        });
-        Arc::new(Self {
-            _reassurance: AbortOnDropHandle::new(reassurance),
-            group,
-            handle,
-            record,
-            _uid: uid,
-            memory,
-            _image: image,
-        })
+        let shell = Shell::new(node, group, handle, uid, memory, image);
+        Ok(Some(Arc::new(Self { shell, record })))
     }
 
     pub fn id(&self) -> ContainerId {
-        self.group.id()
+        self.shell.id()
     }
 
     pub fn group(&self) -> &dyn ContainerGroup {
-        self.group.as_ref()
+        self.shell.group.as_ref()
     }
 
     pub fn handle(&self) -> &dyn Container {
-        self.handle.as_ref()
+        self.shell.handle.as_ref()
     }
 
     pub fn record(&self) -> &Record {
@@ -221,7 +293,7 @@ impl WarmContainer {
     }
 
     pub fn memory(&self) -> &Reservation {
-        &self.memory
+        &self.shell.memory
     }
 
     /// Tasks that run at once.
@@ -230,26 +302,18 @@ impl WarmContainer {
     }
 
     pub fn is_alive(&self) -> bool {
-        self.handle.is_alive()
+        self.shell.is_alive()
     }
 
     /// Empties a slot's inbox for its next task.
     pub fn clear_inbox(&self, slot: u32) -> io::Result<Inbox> {
-        self.handle.clear_inbox(slot)
+        self.shell.handle.clear_inbox(slot)
     }
 
     /// Stops the container and takes away all that belonged to it.
     pub async fn stop(&self, node: &Node, why: &str) {
         info!(container_id = %self.id(), why, "container stopped");
-        if let Err(err) = self.handle.kill() {
-            warn!(container_id = %self.id(), error = %err, "launcher not killed, its cgroup is");
-        }
-        if let Err(err) = self.group.kill_all(STOP_TIMEOUT).await {
-            warn!(container_id = %self.id(), error = %Chain(&err), "container not emptied");
-        }
-        // Its share of the node is free only now.
-        node.meter.remove_container(self.id());
-        destroy(node, self.id()).await;
+        self.shell.stop(node).await;
     }
 }
 
@@ -278,6 +342,19 @@ impl Record {
 
     fn read(folder: &Path) -> io::Result<Self> {
         Ok(serde_json::from_slice(&std::fs::read(folder.join(Self::FILE))?)?)
+    }
+}
+
+fn recipe(settings: &FunctionSettings, image: &Image, staging: Option<PathBuf>) -> Recipe {
+    let concurrency = settings.concurrency;
+    let of_tasks = settings.memory_mib.saturating_mul(u64::from(concurrency));
+    Recipe {
+        image: image.folder.clone(),
+        image_digest: image.digest.clone(),
+        staging,
+        memory_mib: of_tasks.saturating_add(OWN_MEMORY_MIB),
+        pids_max: settings.pids.saturating_mul(concurrency).saturating_add(OWN_PIDS),
+        work_bytes_max: settings.scratch_mib.saturating_mul(1 << 20),
     }
 }
 

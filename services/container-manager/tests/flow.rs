@@ -3,7 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -22,13 +22,17 @@ use container_manager::{Config, Edges};
 use futures::StreamExt as _;
 use proto::container::v1::container_service_client::ContainerServiceClient;
 use proto::container::v1::invoke_response::Event;
-use proto::container::v1::{InvokeRequest, NotifyRequest, SetSettingRequest, TaskState};
+use proto::container::v1::{
+    InvokeRequest, ListContainersRequest, NotifyRequest, SetSettingRequest, TaskState,
+};
 use service_kit::SystemClock;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
-use units::{Amount, CpuTime, FunctionName, Grant, MilliCores, Restriction, SessionId, Timestamp};
+use units::{
+    Amount, ContainerId, CpuTime, FunctionName, Grant, MilliCores, Restriction, SessionId, Timestamp,
+};
 
 const BUCKET: &str = "stress";
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -152,6 +156,19 @@ impl World {
             events.push(answer.event.unwrap());
         }
         Ok(events)
+    }
+
+    /// The only container of a function.
+    async fn container_of(&self, function: &str) -> ContainerId {
+        let request = ListContainersRequest::default();
+        let told = self.client().await.list_containers(request).await.unwrap();
+        let containers = told.into_inner().containers;
+        let mut its = containers
+            .iter()
+            .filter(|container| container.function == function);
+        let container = its.next().unwrap();
+        assert!(its.next().is_none());
+        container.container_id.parse().unwrap()
     }
 
     async fn set(&self, key: &str, value: &str) -> Result<(), tonic::Status> {
@@ -616,6 +633,51 @@ async fn a_container_that_does_not_fit_the_nodes_memory_waits_until_another_has_
         })
         .await;
     world.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_finds_an_empty_container_ready_which_stops_for_those_who_need_its_memory() {
+    let config = "spare_containers = 1\nmemory_capacity_mib = 3900";
+    let world = World::with_config("true", config).await;
+    let live = |world: &World| {
+        let containers = world.runtime.containers().into_iter();
+        containers
+            .map(|container| container.spec().id)
+            .collect::<HashSet<_>>()
+    };
+    world.put("input/a", "");
+    world.until_there("output/a").await;
+    // Its own, and one that is ready.
+    world
+        .until("two containers", |world| live(world).len() == 2)
+        .await;
+    let before = live(&world);
+    let told = world.container_of("stress").await;
+    assert!(before.contains(&told));
+
+    add_function(&world, "second", "bob");
+    world.store.drop_object("second", "input/b", "");
+    let has_run =
+        |name: &'static str, key: &'static str| move |world: &World| world.store.text(name, key).is_some();
+    world.until("b", has_run("second", "output/b")).await;
+    let taken = world.container_of("second").await;
+    assert!(before.contains(&taken), "it was started for the task");
+    world
+        .until("a third container", |world| live(world).len() == 3)
+        .await;
+    let ready = &live(&world) - &before;
+
+    // One of another kind finds no memory but what the one holds that is ready.
+    add_function(&world, "third", "eve");
+    world
+        .store
+        .drop_object("third", "utils/function.toml", "memory_mib = 1000");
+    world.store.drop_object("third", "input/c", "");
+    world.until("c", has_run("third", "output/c")).await;
+    assert!(live(&world).is_disjoint(&ready));
+    assert!(before.is_subset(&live(&world)), "others stopped for it");
+    let world = world.stopped().await;
+    assert!(live(&world).is_empty(), "one outlives the manager");
 }
 
 #[tokio::test(flavor = "multi_thread")]
