@@ -175,7 +175,7 @@ impl Trial {
             }
         };
         let password = folder.path().join("password");
-        std::fs::write(&password, "test\n").unwrap();
+        service_kit::file::replace(&password, 0o600, b"test\n").unwrap();
         let config = format!(
             r#"
             listen = "127.0.0.1:0"
