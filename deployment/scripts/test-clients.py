@@ -1,4 +1,5 @@
-"""The part of test-clients.sh that speaks boto3. Arguments: the URL of the store, and a folder with `small` and `large`."""
+"""The part of test-clients.sh that speaks boto3. Arguments: the URL of the store, a folder with `small` and `large`, and a
+bucket that must be denied, or nothing."""
 
 import sys
 import urllib.request
@@ -7,7 +8,7 @@ from pathlib import Path
 import boto3
 from botocore.exceptions import ClientError
 
-url, work = sys.argv[1], Path(sys.argv[2])
+url, work, others = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
 s3 = boto3.client("s3", endpoint_url=url)
 BUCKET = "from-boto3"
 
@@ -68,3 +69,9 @@ done = s3.delete_objects(Bucket=BUCKET, Delete={"Objects": [{"Key": key} for key
 assert len(done["Deleted"]) == len(everything) and not done.get("Errors"), done
 assert s3.list_objects_v2(Bucket=BUCKET)["KeyCount"] == 0
 s3.delete_bucket(Bucket=BUCKET)
+
+if others:
+    assert others not in [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]]
+    refused("AccessDenied", s3.list_objects_v2, Bucket=others)
+    refused("AccessDenied", s3.get_object, Bucket=others, Key="secret")
+    refused("AccessDenied", s3.put_object, Bucket=others, Key="input/x", Body=b"")

@@ -2,7 +2,9 @@
 # Tries the S3 store at URL with clients that people have: boto3, aws, rclone and
 # MinIO's Python client.
 #
-# usage: test-clients.sh URL ACCESS_KEY SECRET_KEY
+# usage: test-clients.sh URL ACCESS_KEY SECRET_KEY [OTHERS]
+#
+# OTHERS is a bucket with an object `secret` that the key must not open: each client is denied it.
 #
 # Installs what is missing: rclone and curl with apt, the others with pip in a folder under `target/`. Each client
 # makes a bucket of its own, puts, gets, lists, copies, uploads 20 MiB in parts, signs a URL, deletes, and removes the
@@ -13,8 +15,8 @@ here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
 . "$here/lib.sh"
 
 case "${1:-}" in -h | --help) usage "$0" && exit 0 ;; esac
-[ $# -eq 3 ] || wrong_usage 'expected URL, ACCESS_KEY and SECRET_KEY'
-url=$1 access_key=$2 secret_key=$3
+[ $# -eq 3 ] || [ $# -eq 4 ] || wrong_usage 'expected URL, ACCESS_KEY, SECRET_KEY and perhaps OTHERS'
+url=$1 access_key=$2 secret_key=$3 others=${4:-}
 
 # One pair that fits: aws pins the botocore that boto3 needs.
 python_packages=(boto3 awscli minio)
@@ -29,7 +31,7 @@ install_clients() {
   "$venv/bin/python" -c 'import awscli, boto3, minio' 2>/dev/null && return 0
   say "pip: installing ${python_packages[*]}"
   python3 -m venv "$venv"
-  "$venv/bin/pip" install --quiet --disable-pip-version-check "${python_packages[@]}" ||
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "${python_packages[@]}" ||
     die "pip could not install ${python_packages[*]}" 'check the package index and the network'
 }
 
@@ -39,9 +41,15 @@ same() { cmp --silent "$1" "$2" || die "$3: the bytes differ"; }
 # said WANTED WHAT: whether `said`, where the last answer went, has a line with that text.
 said() { grep --quiet --fixed-strings -- "$1" "$work/said" || die "$2: \`$1\` is missing"; }
 
-check_boto3() { "$venv/bin/python" "$here/test-clients.py" "$url" "$work"; }
+# denied COMMAND...: the command fails, and says that the key may not.
+denied() {
+  if "$@" >"$work/said" 2>&1; then die "a bucket of others is open to: $*"; fi
+  grep --quiet --extended-regexp 'AccessDenied|Forbidden' "$work/said" || die "not refused as others' bucket: $(cat "$work/said")"
+}
 
-check_minio() { "$venv/bin/python" "$here/test-listening.py" "$url" "$access_key" "$secret_key"; }
+check_boto3() { "$venv/bin/python" "$here/test-clients.py" "$url" "$work" "$others"; }
+
+check_minio() { "$venv/bin/python" "$here/test-listening.py" "$url" "$access_key" "$secret_key" "$others"; }
 
 check_aws() {
   local bucket=s3://from-aws
@@ -68,6 +76,10 @@ check_aws() {
   curl --silent --show-error --fail "$("${aws[@]}" s3 presign "$bucket/input/a b+c.txt")" >"$work/got"
   same "$work/small" "$work/got" 'aws s3 presign'
   "${aws[@]}" s3 rb --force "$bucket"
+  [ -n "$others" ] || return 0
+  denied "${aws[@]}" s3 ls "s3://$others"
+  denied "${aws[@]}" s3 cp "s3://$others/secret" "$work/got"
+  denied "${aws[@]}" s3 cp "$work/small" "s3://$others/input/x"
 }
 
 check_rclone() {
@@ -90,6 +102,9 @@ check_rclone() {
   same "$work/small" "$work/got" 'rclone link'
   rclone delete "$bucket/tree"
   rclone purge "$bucket"
+  [ -n "$others" ] || return 0
+  denied rclone --retries 1 lsf "store:$others"
+  denied rclone --retries 1 cat "store:$others/secret"
 }
 
 install_clients

@@ -1,4 +1,7 @@
-"""The part of test-clients.sh that speaks MinIO's Python client. Arguments: the URL of the store, and two keys."""
+"""The part of test-clients.sh that speaks MinIO's Python client.
+
+Arguments: the URL of the store, an access key and its secret, and a bucket that the key must not open, or nothing.
+"""
 
 import io
 import sys
@@ -6,8 +9,9 @@ import threading
 import urllib.parse
 
 from minio import Minio
+from minio.error import S3Error
 
-url, access_key, secret_key = sys.argv[1:]
+url, access_key, secret_key, others = sys.argv[1:]
 host = urllib.parse.urlparse(url).netloc
 client = Minio(endpoint=host, access_key=access_key, secret_key=secret_key, secure=False, region="us-east-1")
 BUCKET = "from-minio"
@@ -35,3 +39,11 @@ told.set()
 putting.join()
 client.remove_object(bucket_name=BUCKET, object_name=KEY)
 client.remove_bucket(bucket_name=BUCKET)
+
+if others:
+    try:
+        with client.listen_bucket_notification(bucket_name=others) as events:
+            next(iter(events))
+        sys.exit("a bucket of others can be listened to")
+    except S3Error as err:
+        assert err.code == "AccessDenied", err
