@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
+        "gridfaas/credit/v1/access_service.proto",
         "gridfaas/credit/v1/account_service.proto",
         "gridfaas/credit/v1/ledger_service.proto",
         "gridfaas/credit/v1/session_service.proto",

@@ -20,7 +20,7 @@ measure() { # INTERVAL_MS between a node's reports
     # The coprocess's variables are gone once it ends.
     local from="${SERVER[0]}" to="${SERVER[1]}" pid=$SERVER_PID url
     read -r url <&"$from"
-    taskset -c 1 "$bench" load "$url" 100 20 10000 "$1" 10
+    taskset -c 1 "$bench" load "$folder/$1" "$url" 100 20 10000 "$1" 10
     exec {to}>&-
     cat <&"$from"
     wait "$pid"

@@ -6,8 +6,8 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use service_kit::telemetry::LogFilter;
 
 use crate::commands::{
-    audit, balance, completions, config, dashboard, experiment, function, invoke, ledger, logs, node, ps,
-    quote, receipt, results, statement, submit, up, user, version, withdraw,
+    audit, balance, completions, config, dashboard, experiment, function, invoke, ledger, logs, node, pki,
+    ps, quote, receipt, results, statement, submit, token, up, user, version, withdraw,
 };
 use crate::output::Format;
 
@@ -98,6 +98,24 @@ pub(crate) struct Addresses {
         hide_env_values = true
     )]
     pub s3_credentials_file: Option<PathBuf>,
+    /// A file with the token that says who you are [default: the operator's, of the stack in the data folder]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "GRIDFAAS_TOKEN_FILE",
+        hide_env_values = true
+    )]
+    pub(crate) token_file: Option<PathBuf>,
+    /// The authority to believe where addresses are https, `ca.pem` of `gridfaas pki`
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "GRIDFAAS_CA_FILE",
+        hide_env_values = true
+    )]
+    pub(crate) ca_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -110,6 +128,9 @@ pub(crate) enum Command {
     /// Add, list, fund and set users
     #[command(subcommand)]
     User(user::UserCommand),
+    /// Make, list and revoke the tokens that let people in
+    #[command(subcommand)]
+    Token(token::TokenCommand),
     /// Drop files into a function's input
     Submit(submit::SubmitArgs),
     /// Run one task and wait for what it writes and leaves
@@ -128,6 +149,9 @@ pub(crate) enum Command {
     /// Ask a node about itself
     #[command(subcommand)]
     Node(node::NodeCommand),
+    /// Make the certificates that services know each other by
+    #[command(subcommand)]
+    Pki(pki::PkiCommand),
     /// Show and change a node's settings while it runs
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -198,6 +222,7 @@ mod tests {
                 "up",
                 "function",
                 "user",
+                "token",
                 "submit",
                 "invoke",
                 "ps",
@@ -206,6 +231,7 @@ mod tests {
                 "quote",
                 "receipt",
                 "node",
+                "pki",
                 "config",
                 "balance",
                 "withdraw",

@@ -1,23 +1,24 @@
 //! The stack a command talks to: found in the data folder, or told by flags and environment.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
 
+use access::client::{ConnectError, Meant};
+use access::tls::ClientTls;
+use access::{Channel, Target};
 use anyhow::{Context as _, anyhow};
 use dev_stack::Endpoints;
 use etcetera::BaseStrategy as _;
 use proto::container::v1::container_service_client::ContainerServiceClient;
+use proto::credit::v1::access_service_client::AccessServiceClient;
 use proto::credit::v1::account_service_client::AccountServiceClient;
 use proto::credit::v1::ledger_service_client::LedgerServiceClient;
-use tonic::transport::{Channel, Endpoint};
+use service_kit::Secret;
 use tonic::{Code, Status};
 
 use crate::args::{Addresses, Global};
 use crate::bucket::ObjectStore;
 use crate::dev_chain::DevChain;
-
-/// A service on the same machine or network answers well within this, or is not there.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where the parts of a stack are. Each is looked for when a command needs it, and no earlier.
 #[derive(Debug)]
@@ -56,35 +57,57 @@ impl Stack {
         Ok(LedgerServiceClient::new(self.credit_manager().await?))
     }
 
+    /// Tokens, and users' keys to the object store.
+    pub(crate) async fn access(&self) -> anyhow::Result<AccessServiceClient<Channel>> {
+        Ok(AccessServiceClient::new(self.credit_manager().await?))
+    }
+
     async fn credit_manager(&self) -> anyhow::Result<Channel> {
-        connect("credit-manager", &self.credit_url()?).await
+        connect(self.target(Meant::CreditManager)?).await
     }
 
     /// Tasks and containers of the node.
     pub(crate) async fn containers(&self) -> anyhow::Result<ContainerServiceClient<Channel>> {
         Ok(ContainerServiceClient::new(
-            connect("container-manager", &self.container_url()?).await?,
+            connect(self.target(Meant::Node)?).await?,
         ))
+    }
+
+    /// The operator's token of the data folder goes to the stack of the data folder, and nowhere else.
+    fn target(&self, meant: Meant) -> anyhow::Result<Target> {
+        let Addresses {
+            token_file, ca_file, ..
+        } = self.addresses.clone();
+        let (told, flag) = match meant {
+            Meant::CreditManager => (&self.addresses.credit_url, "--credit-url"),
+            Meant::Node => (&self.addresses.container_url, "--container-url"),
+        };
+        let tls = ca_file.as_deref().map(ClientTls::anonymous).transpose()?;
+        let tls = tls.map(Arc::new);
+        Ok(match told {
+            Some(url) => Target {
+                url: url.clone(),
+                meant,
+                tls,
+                token_file,
+            },
+            None => {
+                let found = self.endpoints(flag)?.target(meant)?;
+                Target {
+                    tls: tls.or(found.tls),
+                    token_file: token_file.or(found.token_file),
+                    ..found
+                }
+            }
+        })
     }
 
     /// Both services for a dashboard, which outlives a restart of theirs.
     pub(crate) fn dashboard_services(&self) -> anyhow::Result<dashboard::Services> {
         Ok(dashboard::Services::new(
-            endpoint(&self.credit_url()?)?.connect_lazy(),
-            endpoint(&self.container_url()?)?.connect_lazy(),
+            self.target(Meant::CreditManager)?.connect_lazy()?,
+            self.target(Meant::Node)?.connect_lazy()?,
         ))
-    }
-
-    fn credit_url(&self) -> anyhow::Result<String> {
-        self.address(&self.addresses.credit_url, "--credit-url", |found| {
-            found.credit_url
-        })
-    }
-
-    fn container_url(&self) -> anyhow::Result<String> {
-        self.address(&self.addresses.container_url, "--container-url", |found| {
-            found.container_url
-        })
     }
 
     /// The object store.
@@ -119,7 +142,11 @@ impl Stack {
         if let Some(told) = told {
             return Ok(told.clone());
         }
-        Endpoints::read(&self.data_dir)?.map(find).with_context(|| {
+        self.endpoints(flag).map(find)
+    }
+
+    fn endpoints(&self, flag: &str) -> anyhow::Result<Endpoints> {
+        Endpoints::read(&self.data_dir)?.with_context(|| {
             format!(
                 "no stack is running in `{}` (hint: start one with `gridfaas up`, or say where one is with --data-dir or {flag})",
                 self.data_dir.display()
@@ -140,19 +167,23 @@ fn data_dir(told: Option<PathBuf>) -> anyhow::Result<PathBuf> {
     }
 }
 
-fn endpoint(url: &str) -> anyhow::Result<Endpoint> {
-    let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|err| {
-        anyhow!(err).context(format!("`{url}` is not an address such as http://127.0.0.1:7402"))
+async fn connect(target: Target) -> anyhow::Result<Channel> {
+    let (url, meant, token_file) = (target.url.clone(), target.meant, target.token_file.clone());
+    let channel = target.connect().await.map_err(|err| match err {
+        ConnectError::Unreachable { err, .. } => {
+            let service = match meant {
+                Meant::CreditManager => "credit-manager",
+                Meant::Node => "container-manager",
+            };
+            anyhow!(err).context(format!(
+                "{service} at {url} does not answer (hint: is `gridfaas up` still running?)"
+            ))
+        }
+        err => err.into(),
     })?;
-    Ok(endpoint.connect_timeout(CONNECT_TIMEOUT))
-}
-
-async fn connect(service: &str, url: &str) -> anyhow::Result<Channel> {
-    endpoint(url)?.connect().await.map_err(|err| {
-        anyhow!(err).context(format!(
-            "{service} at {url} does not answer (hint: is `gridfaas up` still running?)"
-        ))
-    })
+    // Read once before it is sent, so that what is wrong with it is said as such.
+    token_file.as_deref().map(Secret::read).transpose()?;
+    Ok(channel)
 }
 
 /// What a service answered instead of a reply, in its own words.

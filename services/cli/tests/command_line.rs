@@ -67,7 +67,7 @@ fn a_stack_that_was_killed_is_told_from_one_never_started() {
         .unwrap();
     let endpoints = format!(
         r#"{{"data_dir": "/x", "s3_url": "http://{free}", "s3_credentials_file": "/x", "credit_url": "http://{free}",
-            "container_url": "http://{free}", "dev_chain": null}}"#
+            "container_url": "http://{free}", "operator_token_file": "/x", "dev_chain": null}}"#
     );
     fs::write(folder.path().join("endpoints.json"), endpoints).unwrap();
     let text = failure(&gridfaas(folder.path(), &["balance", "alice"]), 1);

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use access::Caller;
 use futures::{Stream, StreamExt as _};
 use proto::container::v1::container_service_server::ContainerService;
 use proto::container::v1::{self as wire};
@@ -28,6 +29,8 @@ use crate::task::{Attempt, State, Verdict};
 
 /// Entries in an answer, where the caller does not say.
 const LIMIT_DEFAULT: u32 = 100;
+/// Records in an answer: anybody may ask.
+const RECORDS_MAX: u32 = 1000;
 /// How often a followed log is read.
 const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
 /// Chunks read ahead of a slow reader of a log, of up to 64 KiB each.
@@ -80,6 +83,49 @@ impl Api {
         }
     }
 
+    /// The functions of which a caller may see the tasks; `None` stands for all. A user sees nothing of a function whose
+    /// owner this node does not know.
+    fn reached(
+        &self,
+        caller: &Caller,
+        asked: Option<FunctionName>,
+    ) -> Result<Option<Vec<FunctionName>>, Status> {
+        match (caller, asked) {
+            (Caller::User(user), None) => Ok(Some(self.registry.functions_of(user))),
+            (Caller::User(_), Some(function)) => match self.registry.owner(&function) {
+                Some(owner) => caller.check_owner(&owner).map(|()| Some(vec![function])),
+                None => Ok(Some(Vec::new())),
+            },
+            (_, asked) => Ok(asked.map(|function| vec![function])),
+        }
+    }
+
+    /// Errors if a caller may not reach a function, or if nobody here knows whose it is.
+    async fn check_reach(&self, caller: &Caller, function: &FunctionName) -> Result<(), Status> {
+        if !matches!(caller, Caller::User(_)) {
+            return Ok(());
+        }
+        let owner = self.registry.find(function).await;
+        let owner =
+            owner.ok_or_else(|| Status::not_found(format!("{function} is not known to this node")))?;
+        caller.check_owner(&owner)
+    }
+
+    /// The newest attempts of some functions, newest first.
+    async fn newest(&self, functions: Option<Vec<FunctionName>>, limit: u32) -> Result<Vec<Attempt>, Status> {
+        let journal = &self.node.journal;
+        let Some(functions) = functions else {
+            return journal.newest(None, limit).await.map_err(status);
+        };
+        let mut newest = Vec::new();
+        for function in functions {
+            newest.extend(journal.newest(Some(function), limit).await.map_err(status)?);
+        }
+        newest.sort_by_key(|attempt| std::cmp::Reverse(attempt.session));
+        newest.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        Ok(newest)
+    }
+
     /// Attempts, newest first, as tasks, newest first, with their attempts oldest first.
     fn tasks(&self, attempts: Vec<Attempt>) -> Vec<wire::Task> {
         let mut tasks: Vec<wire::Task> = Vec::new();
@@ -124,6 +170,18 @@ fn invoke_status(err: &InvokeError) -> Status {
     }
 }
 
+/// The function that a request names, if any.
+fn asked(function: &str) -> Result<Option<FunctionName>, Status> {
+    match function {
+        "" => Ok(None),
+        name => Ok(Some(parse("function", name)?)),
+    }
+}
+
+fn limit(asked: u32) -> u32 {
+    if asked == 0 { LIMIT_DEFAULT } else { asked }
+}
+
 fn status(err: JournalError) -> Status {
     Status::internal(service_kit::Chain(&err).to_string())
 }
@@ -134,37 +192,41 @@ impl ContainerService for Api {
         &self,
         request: Request<wire::ListTasksRequest>,
     ) -> Result<Response<wire::ListTasksResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let request = request.into_inner();
-        let function: Option<FunctionName> = match request.function.as_str() {
-            "" => None,
-            name => Some(parse("function", name)?),
-        };
-        let limit = if request.limit == 0 {
-            LIMIT_DEFAULT
-        } else {
-            request.limit
-        };
+        let functions = self.reached(&caller, asked(&request.function)?)?;
         let attempts = if request.live_only {
             let mut live = self.node.journal.under_way().await.map_err(status)?;
             live.retain(|attempt| {
-                function
-                    .as_ref()
-                    .is_none_or(|function| attempt.function == *function)
+                let reached = functions.as_ref();
+                reached.is_none_or(|functions| functions.contains(&attempt.function))
             });
             live.reverse();
             live
         } else {
-            self.node.journal.newest(function, limit).await.map_err(status)?
+            self.newest(functions, limit(request.limit)).await?
         };
         Ok(Response::new(wire::ListTasksResponse {
             tasks: self.tasks(attempts),
         }))
     }
 
+    async fn list_records(
+        &self,
+        request: Request<wire::ListRecordsRequest>,
+    ) -> Result<Response<wire::ListRecordsResponse>, Status> {
+        let limit = limit(request.into_inner().limit).min(RECORDS_MAX);
+        let finished = self.node.journal.finished(limit).await.map_err(status)?;
+        Ok(Response::new(wire::ListRecordsResponse {
+            records: finished.iter().filter_map(record).collect(),
+        }))
+    }
+
     async fn list_containers(
         &self,
-        _request: Request<wire::ListContainersRequest>,
+        request: Request<wire::ListContainersRequest>,
     ) -> Result<Response<wire::ListContainersResponse>, Status> {
+        let user = Caller::of(&request)?.narrow(None)?;
         let container = |view: crate::meter::ContainerView| wire::Container {
             container_id: view.id.to_string(),
             function: view.info.function.to_string(),
@@ -180,8 +242,11 @@ impl ContainerService for Api {
             cpu_time_us: view.stat.usage.total.micros(),
             throttled_us: view.stat.throttled().micros(),
         };
-        let containers = self.node.meter.containers().into_iter().map(container).collect();
-        Ok(Response::new(wire::ListContainersResponse { containers }))
+        let containers = self.node.meter.containers().into_iter();
+        let reached = containers.filter(|view| user.as_ref().is_none_or(|user| view.info.user == *user));
+        Ok(Response::new(wire::ListContainersResponse {
+            containers: reached.map(container).collect(),
+        }))
     }
 
     type ReadLogStream = Pin<Box<dyn Stream<Item = Result<wire::ReadLogResponse, Status>> + Send>>;
@@ -190,8 +255,10 @@ impl ContainerService for Api {
         &self,
         request: Request<wire::ReadLogRequest>,
     ) -> Result<Response<Self::ReadLogStream>, Status> {
+        let caller = Caller::of(&request)?;
         let request = request.into_inner();
         let function: FunctionName = parse("function", &request.function)?;
+        self.check_reach(&caller, &function).await?;
         let no_task = || {
             Status::not_found(format!(
                 "this node has not run `{}` of {function}",
@@ -223,7 +290,10 @@ impl ContainerService for Api {
         &self,
         request: Request<wire::InvokeRequest>,
     ) -> Result<Response<Self::InvokeStream>, Status> {
+        let caller = Caller::of(&request)?;
         let request = request.into_inner();
+        let function: FunctionName = parse("function", &request.function)?;
+        self.check_reach(&caller, &function).await?;
         let key = match request.object_key.as_str() {
             "" => None,
             name => Some(
@@ -232,13 +302,12 @@ impl ContainerService for Api {
             ),
         };
         let invocation = Invocation {
-            function: parse("function", &request.function)?,
+            function: function.clone(),
             key,
             input: request.input,
         };
         let (events, told) = tokio::sync::mpsc::channel(CHUNKS_AHEAD);
         let (node, registry) = (self.node.clone(), self.registry.clone());
-        let function = invocation.function.clone();
         tokio::spawn(async move {
             if let Err(err) = invoke::invoke(&node, &registry, invocation, &events).await {
                 let _caller_gone = events.send(Err(err)).await;
@@ -258,8 +327,12 @@ impl ContainerService for Api {
         &self,
         request: Request<wire::NotifyRequest>,
     ) -> Result<Response<wire::NotifyResponse>, Status> {
-        self.registry
-            .hint(&parse("function", &request.into_inner().function)?);
+        let caller = Caller::of(&request)?;
+        let function: FunctionName = parse("function", &request.into_inner().function)?;
+        if let Some(owner) = self.registry.owner(&function) {
+            caller.check_owner(&owner)?;
+        }
+        self.registry.hint(&function);
         Ok(Response::new(wire::NotifyResponse {}))
     }
 
@@ -282,9 +355,13 @@ impl ContainerService for Api {
         &self,
         request: Request<wire::ListQueuesRequest>,
     ) -> Result<Response<wire::ListQueuesResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let reached = self.reached(&caller, asked(&request.into_inner().function)?)?;
         let mut functions = self.registry.functions();
-        let only = request.into_inner().function;
-        functions.retain(|function| only.is_empty() || function.as_str() == only);
+        functions.retain(|function| {
+            let reached = reached.as_ref();
+            reached.is_none_or(|reached| reached.contains(function))
+        });
         functions.sort();
         let queues = futures::stream::iter(functions)
             .map(|function| queue(&self.node, function))
@@ -298,8 +375,10 @@ impl ContainerService for Api {
         &self,
         request: Request<wire::GetReceiptRequest>,
     ) -> Result<Response<wire::GetReceiptResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let request = request.into_inner();
         let function: FunctionName = parse("function", &request.function)?;
+        self.check_reach(&caller, &function).await?;
         let no_receipt =
             || Status::not_found(format!("`{}` of {function} has no receipt", request.object_key));
         let key = TaskKey::from_name(&request.object_key).ok_or_else(no_receipt)?;
@@ -412,6 +491,24 @@ async fn queue(node: &Node, function: FunctionName) -> wire::Queue {
         problem,
         hint,
     }
+}
+
+/// `None` for an attempt that never ran.
+fn record(attempt: &Attempt) -> Option<wire::Record> {
+    let (licence, ending) = (attempt.licence()?, attempt.ending()?);
+    Some(wire::Record {
+        task_id: licence.task.to_string(),
+        attempt: licence.attempt,
+        started_at_ms: attempt.run()?.started_at.unix_ms(),
+        ended_at_ms: ending.at.unix_ms(),
+        succeeded: attempt.verdict() == Some(Verdict::Succeeded),
+        cpu_time_us: ending.usage.total.micros(),
+        amount_halfords: attempt
+            .bill()
+            .map(|bill| bill.amount)
+            .unwrap_or_default()
+            .halfords(),
+    })
 }
 
 fn wire_setting(setting: Setting) -> wire::Setting {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use access::tls::TlsFiles;
 use serde::Deserialize;
 use service_kit::telemetry::{LogFilter, LogFormat};
 use units::{MilliCores, NodeId};
@@ -25,6 +26,12 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// credit-manager, for example `http://127.0.0.1:7402`.
     pub credit_url: String,
+    /// The token that credit-manager leaves on its own machine for nodes there. Not with `tls`, where the certificate says
+    /// which node this is.
+    pub credit_token_file: Option<PathBuf>,
+    /// Certificates for the gRPC service, and for calls to credit-manager at `https://…`. Absent: no TLS, which is refused
+    /// where other machines could hear.
+    pub tls: Option<TlsFiles>,
     pub store: StoreConfig,
     /// The `apptainer` program; absent: the one on `PATH`.
     pub apptainer: Option<PathBuf>,

@@ -25,6 +25,7 @@ const FUNCTIONS_POLL: Duration = Duration::from_secs(1);
 
 /// What a function's loop listens to.
 struct Served {
+    user: UserName,
     hint: Arc<Notify>,
     alert: watch::Sender<Option<Alert>>,
 }
@@ -35,6 +36,8 @@ pub struct Registry {
     functions: Mutex<HashMap<FunctionName, Served>>,
     gates: Mutex<HashMap<UserName, watch::Sender<bool>>>,
     look_for_functions: Notify,
+    /// Told after each look for functions.
+    looks: watch::Sender<()>,
 }
 
 impl Registry {
@@ -55,6 +58,33 @@ impl Registry {
     pub fn functions(&self) -> Vec<FunctionName> {
         let functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
         functions.keys().cloned().collect()
+    }
+
+    /// Who pays for a function; `None` if it is not known here, or not yet.
+    pub fn owner(&self, function: &FunctionName) -> Option<UserName> {
+        let functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
+        functions.get(function).map(|served| served.user.clone())
+    }
+
+    /// As [`Self::owner`], after another look if it is not known.
+    pub async fn find(&self, function: &FunctionName) -> Option<UserName> {
+        let mut looks = self.looks.subscribe();
+        // One may be under way that began before the function was made.
+        for _look in 0..2 {
+            if let Some(owner) = self.owner(function) {
+                return Some(owner);
+            }
+            self.look_for_functions.notify_one();
+            looks.changed().await.ok()?;
+        }
+        self.owner(function)
+    }
+
+    /// The functions of a user that are known here.
+    pub fn functions_of(&self, user: &UserName) -> Vec<FunctionName> {
+        let functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = functions.iter().filter(|(_, served)| served.user == *user);
+        own.map(|(function, _)| function.clone()).collect()
     }
 
     /// Opens or shuts the gate of all of a user's functions.
@@ -78,6 +108,7 @@ impl Registry {
     pub(crate) fn add(
         &self,
         function: &FunctionName,
+        user: &UserName,
         alert: Option<Alert>,
     ) -> Option<(Arc<Notify>, watch::Receiver<Option<Alert>>)> {
         let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
@@ -88,6 +119,7 @@ impl Registry {
         let hint = Arc::new(Notify::new());
         let (sender, receiver) = watch::channel(alert);
         let served = Served {
+            user: user.clone(),
             hint: hint.clone(),
             alert: sender,
         };
@@ -116,7 +148,7 @@ pub async fn run(
                 } in functions
                 {
                     registry.set_gate(&user, may_start);
-                    let Some((hint, alert)) = registry.add(&name, alert) else {
+                    let Some((hint, alert)) = registry.add(&name, &user, alert) else {
                         continue;
                     };
                     info!(function = %name, %user, "function found");
@@ -130,6 +162,7 @@ pub async fn run(
             }
             Err(err) => warn!(error = %Chain(&err), "functions not read, will retry"),
         }
+        registry.looks.send_replace(());
         tokio::select! {
             () = tokio::time::sleep(FUNCTIONS_POLL) => {}
             () = registry.look_for_functions.notified() => {}

@@ -167,6 +167,19 @@ impl Journal {
             .await
     }
 
+    /// The newest attempts that are over, newest first.
+    pub async fn finished(&self, limit: u32) -> Result<Vec<Attempt>, JournalError> {
+        self.writer
+            .write(move |connection| {
+                select(
+                    connection,
+                    "SELECT session, body FROM attempts WHERE over = 1 ORDER BY session DESC LIMIT ?1",
+                    [limit],
+                )
+            })
+            .await
+    }
+
     /// The newest attempts, newest first; of one function if given.
     pub async fn newest(
         &self,

@@ -69,6 +69,7 @@ pub mod warm;
 pub mod webhook;
 pub mod workplace;
 
+mod authority;
 mod live_log;
 mod serve;
 

@@ -1,9 +1,14 @@
 //! Wiring: the edges, the background tasks, the order in which they stop.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
+use access::client::Meant;
+use access::listener::{self, Connection};
+use access::tls::{self, ClientTls, ServerTls};
+use access::{AccessLayer, Target};
 use anyhow::Context as _;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
@@ -12,12 +17,13 @@ use receipt::SigningKey;
 use service_kit::{Chain, Clock, OnExit, Secret, Supervisor, SystemClock, telemetry};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use units::FunctionName;
 
 use crate::api::Api;
+use crate::authority::CreditAuthority;
 use crate::cgroup::{CpuController, Hierarchies, KernelCpuController};
 use crate::config::Config;
 use crate::container::{ApptainerRuntime, ApptainerTool, ContainerError, ContainerRuntime};
@@ -80,13 +86,24 @@ impl Edges {
         Ok(Self {
             hints: store.news(&config.store),
             store: Arc::new(store),
-            credit: Arc::new(GrpcCredit::new(&config.credit_url, config.node.clone())?),
+            credit: Arc::new(credit(config)?),
             cgroups: Arc::new(KernelCpuController::new(hierarchies, &config.cgroup_tree)?),
             runtime: Arc::new(runtime),
             images: Arc::new(tool),
             clock: Arc::new(SystemClock),
         })
     }
+}
+
+fn credit(config: &Config) -> anyhow::Result<GrpcCredit> {
+    let tls = config.tls.as_ref().map(ClientTls::client).transpose()?;
+    let target = Target {
+        url: config.credit_url.clone(),
+        meant: Meant::CreditManager,
+        tls: tls.map(Arc::new),
+        token_file: config.credit_token_file.clone(),
+    };
+    Ok(GrpcCredit::new(target, config.node.clone())?)
 }
 
 fn with_hint(err: ContainerError) -> anyhow::Error {
@@ -104,6 +121,9 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     config.validate().context("the configuration is not valid")?;
+    tls::check_listen(listener.local_addr()?, config.tls.as_ref())?;
+    let tls = config.tls.as_ref().map(ServerTls::server).transpose()?;
+    let connections = listener::connections(listener, tls.map(Arc::new));
     service_kit::metrics::start(config.metrics_listen, shutdown.clone()).await?;
     let registry = Arc::new(Registry::default());
     webhook::start(config.notify_listen, registry.clone(), shutdown.clone())
@@ -174,9 +194,14 @@ pub async fn run(
 
     let mut supervisor = Supervisor::new(shutdown.clone());
     let (api_node, api_registry) = (node.clone(), registry.clone());
-    let mut listener = Some(listener);
+    let mut connections = Some(connections);
     supervisor.spawn("api", OnExit::Shutdown, move |shutdown| {
-        serve_api(api_node.clone(), api_registry.clone(), listener.take(), shutdown)
+        serve_api(
+            api_node.clone(),
+            api_registry.clone(),
+            connections.take(),
+            shutdown,
+        )
     });
     let (mut hints, hinted, stop) = (edges.hints, registry.clone(), shutdown.clone());
     tokio::spawn(async move {
@@ -246,10 +271,10 @@ async fn recorder(config: &Config) -> anyhow::Result<(Recorder, Option<JoinHandl
 async fn serve_api(
     node: Arc<Node>,
     registry: Arc<Registry>,
-    listener: Option<TcpListener>,
+    connections: Option<ReceiverStream<io::Result<Connection>>>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let listener = listener.context("the API was started twice")?;
+    let connections = connections.context("the API was started twice")?;
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<ContainerServiceServer<Api>>().await;
     let reflection = node.config.reflection.then(|| {
@@ -260,11 +285,13 @@ async fn serve_api(
     let reflection = reflection
         .transpose()
         .context("the services' descriptors are broken")?;
+    let authority = Arc::new(CreditAuthority::new(node.credit.clone()));
     tonic::transport::Server::builder()
+        .layer(AccessLayer::new(authority))
         .add_service(health_service)
         .add_optional_service(reflection)
         .add_service(ContainerServiceServer::new(Api::new(node, registry)))
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown.cancelled_owned())
+        .serve_with_incoming_shutdown(connections, shutdown.cancelled_owned())
         .await
         .map_err(|err| anyhow::anyhow!("the gRPC server failed: {}", Chain(&err)))
 }

@@ -74,7 +74,9 @@ mod tests {
     #[tokio::test]
     async fn a_posted_notification_wakes_its_function() {
         let (registry, shutdown) = (Arc::new(Registry::default()), CancellationToken::new());
-        let (hint, _alert) = registry.add(&"stress".parse().unwrap(), None).unwrap();
+        let (hint, _alert) = registry
+            .add(&"stress".parse().unwrap(), &"alice".parse().unwrap(), None)
+            .unwrap();
         let any = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
         let address = start(any, registry, shutdown.clone()).await.unwrap().unwrap();
         let answer = post(address, &message(&[record("stress", "input/x")])).await;

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use access::Caller;
 use async_trait::async_trait;
 use container_manager::cgroup::fake::FakeCpuController;
 use container_manager::container::{ContainerError, FakeRuntime};
@@ -29,11 +30,15 @@ use service_kit::SystemClock;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
+use tonic::Request;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
 use units::{
     Amount, ContainerId, CpuTime, FunctionName, Grant, MilliCores, Restriction, SessionId, Timestamp,
 };
 
+const OPERATOR: &str = "operator";
 const BUCKET: &str = "stress";
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -61,6 +66,19 @@ impl ImageTool for FakeImageTool {
             path: sif.to_owned(),
             err,
         })
+    }
+}
+
+type Client = ContainerServiceClient<InterceptedService<Channel, Bearer>>;
+
+/// Shows a token.
+struct Bearer(&'static str);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, tonic::Status> {
+        let token = format!("Bearer {}", self.0).parse().unwrap();
+        request.metadata_mut().insert("authorization", token);
+        Ok(request)
     }
 }
 
@@ -131,15 +149,21 @@ impl World {
         self
     }
 
-    async fn client(&self) -> ContainerServiceClient<Channel> {
-        ContainerServiceClient::connect(format!("http://{}", self.address))
-            .await
-            .unwrap()
+    /// An operator's.
+    fn client(&self) -> Client {
+        self.credit.set_token(OPERATOR, Some(Caller::Operator));
+        self.client_with(OPERATOR)
+    }
+
+    fn client_with(&self, token: &'static str) -> Client {
+        let url = format!("http://{}", self.address);
+        let channel = Endpoint::from_shared(url).unwrap().connect_lazy();
+        ContainerServiceClient::with_interceptor(channel, Bearer(token))
     }
 
     async fn notify(&self) {
         let function = BUCKET.to_owned();
-        let mut client = self.client().await;
+        let mut client = self.client();
         client.notify(NotifyRequest { function }).await.unwrap();
     }
 
@@ -150,7 +174,7 @@ impl World {
             object_key: key.to_owned(),
             input: input.to_owned().into(),
         };
-        let mut answers = self.client().await.invoke(request).await?.into_inner();
+        let mut answers = self.client().invoke(request).await?.into_inner();
         let mut events = Vec::new();
         while let Some(answer) = answers.message().await? {
             events.push(answer.event.unwrap());
@@ -161,7 +185,7 @@ impl World {
     /// The only container of a function.
     async fn container_of(&self, function: &str) -> ContainerId {
         let request = ListContainersRequest::default();
-        let told = self.client().await.list_containers(request).await.unwrap();
+        let told = self.client().list_containers(request).await.unwrap();
         let containers = told.into_inner().containers;
         let mut its = containers
             .iter()
@@ -172,7 +196,7 @@ impl World {
     }
 
     async fn set(&self, key: &str, value: &str) -> Result<(), tonic::Status> {
-        let mut client = self.client().await;
+        let mut client = self.client();
         let request = SetSettingRequest {
             key: key.to_owned(),
             value: Some(value.to_owned()),

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use access::tls::{self, TlsError, TlsFiles};
 use serde::Deserialize;
 use service_kit::telemetry::{LogFilter, LogFormat};
 use units::{Amount, Billing, CpuPrice, CpuTime, OnShortage, Policy, ReceiverName};
@@ -20,8 +21,14 @@ use crate::webhook::Reach;
 pub struct Config {
     /// Address and port of the gRPC service.
     pub listen: SocketAddr,
-    /// The SQLite file that holds the ledger. Made if it does not exist.
+    /// The SQLite file that holds the ledger. Made if it does not exist. Tokens are kept beside it.
     pub database: PathBuf,
+    /// Certificates for the gRPC service. Absent: no TLS, which is refused where other machines could hear.
+    #[serde(default)]
+    pub tls: Option<TlsFiles>,
+    /// A file with the secret that users' keys to the embedded object store follow from. Absent: there is none.
+    #[serde(default)]
+    pub s3_master_key_file: Option<PathBuf>,
     pub wallet: WalletConfig,
     #[serde(default)]
     pub defaults: UserDefaults,
@@ -139,6 +146,8 @@ pub enum InvalidConfig {
     CoinMovement,
     #[error("`{0}` is 0")]
     ZeroInterval(&'static str),
+    #[error("`listen`")]
+    Listen(#[source] TlsError),
     #[error("`receivers`")]
     Receivers(#[source] ReceiversError),
     #[error("`min_coin_movement` is less than the {0} GRC that the shares of the receivers can divide")]
@@ -150,6 +159,7 @@ impl Config {
     pub fn validate(&self) -> Result<(), InvalidConfig> {
         self.settings()?;
         self.rules()?;
+        tls::check_listen(self.listen, self.tls.as_ref()).map_err(InvalidConfig::Listen)?;
         if self.confirmations == 0 {
             return Err(InvalidConfig::Confirmations);
         }
@@ -342,6 +352,30 @@ mod tests {
         assert_eq!(format!("{example:?}"), format!("{bare:?}"));
         for key in ["[[receivers]]", "lease_ms", "metrics_listen", "reflection"] {
             assert!(text.contains(key), "{key}");
+        }
+    }
+
+    #[test]
+    fn other_machines_are_not_spoken_to_without_tls() {
+        for (listen, is_open) in [
+            ("0.0.0.0:7402", true),
+            ("[::]:7402", true),
+            ("192.0.2.1:7402", true),
+            ("[::1]:7402", false),
+        ] {
+            let mut config = config("");
+            config.listen = listen.parse().unwrap();
+            let refusal = config
+                .validate()
+                .err()
+                .map(|err| format!("{:#}", anyhow::Error::from(err)));
+            assert_eq!(refusal.is_some(), is_open, "{listen}");
+            assert!(refusal.is_none_or(|text| text.contains("gridfaas pki init")));
+            config.tls = Some(TlsFiles {
+                identity_file: "identity.pem".into(),
+                ca_file: "ca.pem".into(),
+            });
+            config.validate().unwrap();
         }
     }
 

@@ -33,10 +33,15 @@ pub mod watch;
 pub mod webhook;
 pub mod writer;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use access::s3::S3Secrets;
+use access::tls::{self, ServerTls};
+use access::{AccessLayer, Book, listener};
 use anyhow::Context as _;
+use proto::credit::v1::access_service_server::AccessServiceServer;
 use proto::credit::v1::account_service_server::AccountServiceServer;
 use proto::credit::v1::ledger_service_server::LedgerServiceServer;
 use proto::credit::v1::session_service_server::SessionServiceServer;
@@ -46,11 +51,10 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tracing::{debug, info, warn};
 
 use crate::alert::Alerts;
-use crate::api::{AccountApi, LedgerApi, SessionApi};
+use crate::api::{AccessApi, AccountApi, LedgerApi, LocalAuthority, SessionApi};
 use crate::bank::Now;
 use crate::ledger::{Journal, Reader};
 use crate::settlement::audit::Auditor;
@@ -71,6 +75,9 @@ const BACKOFF: Duration = Duration::from_secs(1);
 
 /// A report of every session that a large node can run fits many times over.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+/// A node shows its certificate anew this often: an expired one is not used for longer.
+const CONNECTION_MAX: Duration = Duration::from_secs(3600);
 
 /// The outside world.
 #[derive(Clone)]
@@ -112,6 +119,8 @@ pub async fn run(
     config.validate().context("the configuration makes no sense")?;
     service_kit::metrics::start(config.metrics_listen, shutdown.clone()).await?;
     let journal = Journal::open(&config.database).context("failed to open the ledger")?;
+    // After the ledger, which only one process may have open.
+    let door = Door::open(&config, &edges, listener)?;
     let desk = Desk::open(journal).context("failed to load the ledger")?;
     check_wallet(&config, &edges, desk.bank.views().is_empty()).await?;
 
@@ -119,11 +128,18 @@ pub async fn run(
         sessions,
         accounts,
         history,
+        writer,
         supervisor,
         ledger,
     } = assemble(&config, &edges, desk, shutdown.clone())?;
     let writer_end = ledger.spawn().context("failed to start the ledger")?;
-    let served = serve(&config, sessions, accounts, history, listener, shutdown.clone());
+    let services = Services {
+        access: AccessServiceServer::new(door.api(&config, &edges, writer)?),
+        sessions,
+        accounts,
+        history,
+    };
+    let served = serve(&config, services, door, shutdown.clone());
     let ended = stop_with_ledger(writer_end, shutdown.clone());
     let (served, ended, drained) = tokio::join!(
         async {
@@ -146,6 +162,7 @@ pub struct Parts {
     pub sessions: SessionServiceServer<SessionApi>,
     pub accounts: AccountServiceServer<AccountApi>,
     pub history: LedgerServiceServer<LedgerApi>,
+    pub writer: Writer,
     /// Runs the background tasks.
     pub supervisor: Supervisor,
     /// Has to be run for anything to be answered.
@@ -199,7 +216,7 @@ pub fn assemble(
         mode: config.wallet.mode,
     };
     let accounts = AccountServiceServer::new(AccountApi {
-        writer,
+        writer: writer.clone(),
         reader,
         wallet: edges.wallet.clone(),
         clock: edges.clock.clone(),
@@ -211,9 +228,59 @@ pub fn assemble(
         sessions: sessions.max_decoding_message_size(MESSAGE_BYTES_MAX),
         accounts,
         history,
+        writer,
         supervisor,
         ledger,
     })
+}
+
+/// Where requests come in, and what knows who may send them.
+struct Door {
+    listener: TcpListener,
+    tls: Option<Arc<ServerTls>>,
+    book: Arc<Book>,
+    authority: Arc<LocalAuthority>,
+}
+
+impl Door {
+    /// Makes the tokens of this machine. Errors if the certificates or the tokens cannot be used, or if it is open to other
+    /// machines and has no TLS.
+    fn open(config: &Config, edges: &Edges, listener: TcpListener) -> anyhow::Result<Self> {
+        tls::check_listen(listener.local_addr()?, config.tls.as_ref())?;
+        let tls = config.tls.as_ref().map(ServerTls::server).transpose()?;
+        let folder = config.database.parent().unwrap_or(Path::new("."));
+        let book = Arc::new(Book::open(folder, tls.is_some()).context("failed to open the tokens")?);
+        let authority = Arc::new(LocalAuthority {
+            book: book.clone(),
+            clock: edges.clock.clone(),
+        });
+        Ok(Self {
+            listener,
+            tls: tls.map(Arc::new),
+            book,
+            authority,
+        })
+    }
+
+    fn api(&self, config: &Config, edges: &Edges, writer: Writer) -> anyhow::Result<AccessApi> {
+        let master = config.s3_master_key_file.as_deref().map(Secret::read).transpose();
+        Ok(AccessApi {
+            book: self.book.clone(),
+            writer,
+            clock: edges.clock.clone(),
+            s3: master
+                .context("`s3_master_key_file`")?
+                .as_ref()
+                .map(S3Secrets::new),
+        })
+    }
+}
+
+struct Services {
+    access: AccessServiceServer<AccessApi>,
+    sessions: SessionServiceServer<SessionApi>,
+    accounts: AccountServiceServer<AccountApi>,
+    history: LedgerServiceServer<LedgerApi>,
 }
 
 /// A wallet that was never reached is more likely to be configured wrongly than to be down.
@@ -339,16 +406,15 @@ async fn expire_leases(
 
 async fn serve(
     config: &Config,
-    sessions: SessionServiceServer<SessionApi>,
-    accounts: AccountServiceServer<AccountApi>,
-    history: LedgerServiceServer<LedgerApi>,
-    listener: TcpListener,
+    services: Services,
+    door: Door,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<SessionServiceServer<SessionApi>>().await;
     health.set_serving::<AccountServiceServer<AccountApi>>().await;
     health.set_serving::<LedgerServiceServer<LedgerApi>>().await;
+    health.set_serving::<AccessServiceServer<AccessApi>>().await;
     let reflection = config
         .reflection
         .then(|| {
@@ -357,17 +423,23 @@ async fn serve(
                 .build_v1()
         })
         .transpose()?;
-    info!(address = %listener.local_addr()?, "serving");
-    Server::builder()
+    let (address, has_tls) = (door.listener.local_addr()?, door.tls.is_some());
+    let mut server = Server::builder().layer(AccessLayer::new(door.authority));
+    if has_tls {
+        server = server.max_connection_age(CONNECTION_MAX);
+    }
+    info!(%address, has_tls, "serving");
+    server
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .add_service(health_service)
         .add_optional_service(reflection)
-        .add_service(sessions)
-        .add_service(accounts)
-        .add_service(history)
+        .add_service(services.access)
+        .add_service(services.sessions)
+        .add_service(services.accounts)
+        .add_service(services.history)
         .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            listener::connections(door.listener, door.tls),
             shutdown.cancelled_owned(),
         )
         .await?;

@@ -14,13 +14,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use access::Channel;
 use credit_manager::settlement::fake::FakeWallet;
 use fastrand::Rng;
 use futures::future::join_all;
 use proto::credit::v1::session_service_client::SessionServiceClient;
 use proto::credit::v1::*;
 use service::{CORE_SECOND, NODE, Service, config, grc};
-use tonic::transport::Channel;
 use units::{Amount, SessionId};
 
 const USERS: [&str; 3] = ["alice", "bob", "carol"];

@@ -125,7 +125,7 @@ impl Process {
         tokio::spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
         Self {
             child,
-            client: Client::connect(format!("http://{address}")),
+            client: Client::connect(&format!("http://{address}"), config.parent().unwrap()),
         }
     }
 

@@ -282,14 +282,21 @@ async fn receipt(State(shared): Dashboard, Path(name): Path<String>, uri: Uri) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use access::Target;
+    use access::client::Meant;
     use axum::body::Body;
-    use tonic::transport::Endpoint;
     use tower::ServiceExt as _;
 
     /// A dashboard of services that are not there.
     fn dashboard() -> Router {
-        let nowhere = Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
-        let services = Services::new(nowhere.clone(), nowhere);
+        let nowhere = |meant| Target {
+            url: "http://127.0.0.1:1".to_owned(),
+            meant,
+            tls: None,
+            token_file: None,
+        };
+        let nowhere = |meant| nowhere(meant).connect_lazy().unwrap();
+        let services = Services::new(nowhere(Meant::CreditManager), nowhere(Meant::Node));
         router(Arc::default(), services, CancellationToken::new())
     }
 

@@ -1,5 +1,6 @@
 //! What the services are asked.
 
+use access::Channel;
 use futures::TryStreamExt as _;
 use proto::container::v1::container_service_client::ContainerServiceClient;
 use proto::container::v1::{
@@ -15,7 +16,6 @@ use proto::credit::v1::{
 use schema::{Container, Entry, Function, Session, Task, Transfer, User};
 use serde::Serialize;
 use tonic::Status;
-use tonic::transport::Channel;
 use units::{Amount, FunctionName, UserName};
 
 /// Rows of a table. Older ones are the command line's and the ledger export's.

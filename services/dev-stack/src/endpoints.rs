@@ -3,7 +3,11 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use access::Target;
+use access::client::Meant;
+use access::tls::{ClientTls, TlsError};
 use serde::{Deserialize, Serialize};
 use service_kit::file;
 
@@ -22,6 +26,10 @@ pub struct Endpoints {
     pub container_url: String,
     /// For a browser on this machine. Absent where none is served.
     pub dashboard_url: Option<String>,
+    /// A token that opens everything, until the stack stops.
+    pub operator_token_file: PathBuf,
+    /// Whom to believe where the addresses are `https://…`.
+    pub ca_file: Option<PathBuf>,
     /// Absent where the wallet is on a real chain.
     pub dev_chain: Option<DevChainEndpoint>,
 }
@@ -80,6 +88,21 @@ impl Endpoints {
             .map_err(|err| EndpointsError::Write { path, err })
     }
 
+    /// How its operator reaches one of its services.
+    pub fn target(&self, meant: Meant) -> Result<Target, TlsError> {
+        let url = match meant {
+            Meant::CreditManager => &self.credit_url,
+            Meant::Node => &self.container_url,
+        };
+        let tls = self.ca_file.as_deref().map(ClientTls::anonymous).transpose()?;
+        Ok(Target {
+            url: url.clone(),
+            meant,
+            tls: tls.map(Arc::new),
+            token_file: Some(self.operator_token_file.clone()),
+        })
+    }
+
     /// Says that no stack runs on a data folder any more.
     pub fn remove(data_dir: &Path) -> Result<(), EndpointsError> {
         let path = data_dir.join(FILE_NAME);
@@ -103,6 +126,8 @@ mod tests {
             credit_url: "http://127.0.0.1:7402".to_owned(),
             container_url: "http://127.0.0.1:7403".to_owned(),
             dashboard_url: None,
+            operator_token_file: data_dir.join("credit-manager/operator-token"),
+            ca_file: None,
             dev_chain: None,
         }
     }

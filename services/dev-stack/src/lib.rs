@@ -18,6 +18,7 @@ mod secrets;
 mod services;
 mod settings;
 mod up;
+mod user_keys;
 
 pub use endpoints::{DevChainEndpoint, Endpoints, EndpointsError};
 pub use ports::{ListenError, Port, Ports};

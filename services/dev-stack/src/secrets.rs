@@ -1,10 +1,11 @@
 //! Keys and passwords of a stack: made once, at its first start, and kept in files that only their owner may read.
 
-use std::fs::{self, DirBuilder};
+use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
+use service_kit::secret::{self, SecretError};
 use service_kit::{Secret, file};
 
 /// container-manager's key to the store; its secret is in a file of its own.
@@ -20,12 +21,6 @@ pub enum SecretsError {
         #[source]
         err: io::Error,
     },
-    #[error("failed to read `{path}`")]
-    Read {
-        path: PathBuf,
-        #[source]
-        err: io::Error,
-    },
     #[error("failed to make a secret in `{path}`")]
     Make {
         path: PathBuf,
@@ -33,7 +28,7 @@ pub enum SecretsError {
         err: io::Error,
     },
     #[error(transparent)]
-    Password(#[from] service_kit::secret::SecretError),
+    Secret(#[from] SecretError),
     #[error("`{path}` has no `{key}` (hint: it must be an AWS shared credentials file)")]
     MissingKey { path: PathBuf, key: &'static str },
 }
@@ -48,10 +43,7 @@ pub struct S3Credentials {
 impl S3Credentials {
     /// Reads an AWS shared credentials file; the first of a key counts, whatever its profile.
     pub fn read(path: &Path) -> Result<Self, SecretsError> {
-        let text = fs::read_to_string(path).map_err(|err| SecretsError::Read {
-            path: path.to_owned(),
-            err,
-        })?;
+        let text = secret::read_private(path)?;
         let value = |key: &'static str| {
             text.lines()
                 .filter_map(|line| line.split_once('='))
@@ -68,14 +60,30 @@ impl S3Credentials {
         })
     }
 
+    /// Writes an AWS shared credentials file, for its owner only.
+    pub fn write(&self, path: &Path) -> Result<(), SecretsError> {
+        file::replace(path, 0o600, self.text().as_bytes()).map_err(|err| SecretsError::Make {
+            path: path.to_owned(),
+            err,
+        })
+    }
+
+    fn text(&self) -> String {
+        format!(
+            "[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n",
+            self.access_key,
+            self.secret_key.expose()
+        )
+    }
+
     /// The credentials in `path`, made there if it does not exist.
     pub fn read_or_make(path: &Path) -> Result<Self, SecretsError> {
         make_once(path, || {
-            let access_key = random_hex::<8>()?.to_uppercase();
-            let secret_key = random_hex::<20>()?;
-            Ok(format!(
-                "[default]\naws_access_key_id = GF{access_key}\naws_secret_access_key = {secret_key}\n"
-            ))
+            let made = Self {
+                access_key: format!("GF{}", random_hex::<8>()?.to_uppercase()),
+                secret_key: Secret::new(random_hex::<20>()?),
+            };
+            Ok(made.text())
         })?;
         Self::read(path)
     }
@@ -86,6 +94,9 @@ pub(crate) struct Keys {
     pub(crate) s3_credentials_file: PathBuf,
     /// For people and their clients.
     pub(crate) s3_credentials: S3Credentials,
+    /// Users' keys to the store follow from what is in it.
+    pub(crate) s3_master_key_file: PathBuf,
+    pub(crate) s3_master_key: Secret,
     pub(crate) node_secret_file: PathBuf,
     pub(crate) node_secret: Secret,
     pub(crate) chain_password_file: PathBuf,
@@ -98,10 +109,13 @@ impl Keys {
         let folder = data_dir.join("secrets");
         make_private_folder(&folder)?;
         let s3_credentials_file = folder.join("s3-credentials");
+        let s3_master_key_file = folder.join("s3-master-key");
         let node_secret_file = folder.join("node-s3-secret");
         let chain_password_file = folder.join("chain-password");
         Ok(Self {
             s3_credentials: S3Credentials::read_or_make(&s3_credentials_file)?,
+            s3_master_key: read_or_make_password(&s3_master_key_file)?,
+            s3_master_key_file,
             node_secret: read_or_make_password(&node_secret_file)?,
             chain_password: read_or_make_password(&chain_password_file)?,
             s3_credentials_file,
@@ -159,6 +173,7 @@ fn random_hex<const BYTES: usize>() -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn a_second_start_finds_the_keys_of_the_first() {

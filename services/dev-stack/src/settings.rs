@@ -1,23 +1,44 @@
 //! What the services of a stack are told: what differs from their defaults, by the keys of their configuration files.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
+use access::book;
+use access::identity::Identity;
+use access::pki::Pki;
 use anyhow::Context as _;
-use serde_json::json;
+use serde_json::{Value, json};
+use units::NodeId;
 
 use crate::endpoints::Endpoints;
 use crate::secrets::{self, Keys};
 use crate::up::UpConfig;
 
+/// The node of a stack.
+pub(crate) const NODE: &str = "local";
+
+/// Where credit-manager keeps what it keeps.
+pub(crate) fn credit_folder(data_dir: &Path) -> PathBuf {
+    data_dir.join("credit-manager")
+}
+
+fn tls(pki: &Pki, identity: &Identity) -> Value {
+    let files = pki.files(identity);
+    json!({ "identity_file": files.identity_file, "ca_file": files.ca_file })
+}
+
 pub(crate) fn credit_manager(
     endpoints: &Endpoints,
     keys: &Keys,
+    pki: Option<&Pki>,
     chain_url: &str,
     listen: SocketAddr,
 ) -> anyhow::Result<credit_manager::Config> {
     serde_json::from_value(json!({
         "listen": listen,
-        "database": endpoints.data_dir.join("credit-manager/ledger.db"),
+        "database": credit_folder(&endpoints.data_dir).join("ledger.db"),
+        "tls": pki.map(|pki| tls(pki, &Identity::CreditManager)),
+        "s3_master_key_file": keys.s3_master_key_file,
         "wallet": {
             "url": chain_url,
             "user": secrets::CHAIN_RPC_USER,
@@ -37,14 +58,19 @@ pub(crate) fn container_manager(
     config: &UpConfig,
     endpoints: &Endpoints,
     keys: &Keys,
+    pki: Option<&Pki>,
     listen: SocketAddr,
 ) -> anyhow::Result<container_manager::Config> {
+    let node: NodeId = NODE.parse()?;
+    let token_file = credit_folder(&config.data_dir).join(book::NODE_TOKEN);
     let id = secrets::read_or_make_id(&config.data_dir)?;
     let settings = serde_json::from_value(json!({
-        "node": "local",
+        "node": node,
         "listen": listen,
         "state_dir": config.data_dir.join("container-manager"),
         "credit_url": endpoints.credit_url,
+        "credit_token_file": pki.is_none().then_some(token_file),
+        "tls": pki.map(|pki| tls(pki, &Identity::Node(node))),
         "store": {
             "endpoint": endpoints.s3_url,
             "access_key": secrets::NODE_ACCESS_KEY,

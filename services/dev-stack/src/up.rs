@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use access::client::Meant;
+use access::pki::{self, Pki, Plan};
+use access::{Target, book};
 use anyhow::{Context as _, bail, ensure};
 use backon::{ConstantBuilder, Retryable as _};
 use chain::{Chain, ChainConfig};
@@ -16,7 +19,6 @@ use service_kit::{Clock as _, Secret, SystemClock};
 use store::{Buckets, Credential, Store, StoreConfig};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -27,6 +29,7 @@ use crate::ports::Ports;
 use crate::secrets::{self, Keys};
 use crate::services::Services;
 use crate::settings;
+use crate::user_keys::UserKeys;
 
 /// Nobody goes on with a multipart upload begun this long ago.
 const STALE_UPLOAD_MS: i64 = 7 * 24 * 3600 * 1000;
@@ -56,6 +59,8 @@ pub struct UpConfig {
     pub record: Option<PathBuf>,
     /// Whether the store tells the node of new objects.
     pub notify: bool,
+    /// A folder of certificates for the gRPC services, made if missing; `None`: no TLS.
+    pub pki: Option<PathBuf>,
     /// How containers are scaled where their function says nothing, and by which constants.
     pub scaler: ScalerConfig,
 }
@@ -72,6 +77,7 @@ impl UpConfig {
             hold: HOLD,
             record: None,
             notify: true,
+            pki: None,
             scaler: ScalerConfig::default(),
         }
     }
@@ -162,39 +168,46 @@ async fn start(config: &UpConfig, services: &mut Services) -> anyhow::Result<End
     let dashboard = Listening::on(ports.dashboard.listen().await?)?;
 
     let keys = Keys::read_or_make(data_dir)?;
+    let pki = config.pki.as_deref().map(certificates).transpose()?;
+    let scheme = if pki.is_some() { "https" } else { "http" };
     let endpoints = Endpoints {
         data_dir: data_dir.clone(),
-        s3_url: s3.url(),
+        s3_url: s3.url("http"),
         s3_credentials_file: keys.s3_credentials_file.clone(),
-        credit_url: credit.url(),
-        container_url: container.url(),
-        dashboard_url: Some(dashboard.url()),
+        credit_url: credit.url(scheme),
+        container_url: container.url(scheme),
+        dashboard_url: Some(dashboard.url("http")),
+        operator_token_file: settings::credit_folder(data_dir).join(book::OPERATOR_TOKEN),
+        ca_file: pki.as_ref().map(Pki::ca_file),
         dev_chain: Some(DevChainEndpoint {
-            url: chain.url(),
+            url: chain.url("http"),
             user: secrets::CHAIN_RPC_USER.to_owned(),
             password_file: keys.chain_password_file.clone(),
         }),
     };
 
-    let store = open_store(data_dir, &keys).await?;
+    let user_keys = UserKeys::new(&endpoints, &keys, pki.as_ref())?;
+    let store = open_store(data_dir, &keys, user_keys).await?;
     let served = store.clone();
     services.spawn("store", |stop| async move {
         Ok(store::serve(served, s3.listener, stop).await?)
     });
 
-    let chain_url = chain.url();
+    let chain_url = chain.url("http");
     let node = open_chain(config, &keys)?;
     services.spawn("chain", |stop| async move {
         Ok(chain::serve(node, chain.listener, stop).await?)
     });
 
-    let credit_config = settings::credit_manager(&endpoints, &keys, &chain_url, credit.address)?;
+    let credit_config =
+        settings::credit_manager(&endpoints, &keys, pki.as_ref(), &chain_url, credit.address)?;
     let edges = credit_manager::Edges::real(&credit_config)?;
     services.spawn("credit-manager", |stop| async move {
         credit_manager::run(credit_config, edges, credit.listener, stop).await
     });
 
-    let container_config = settings::container_manager(config, &endpoints, &keys, container.address)?;
+    let container_config =
+        settings::container_manager(config, &endpoints, &keys, pki.as_ref(), container.address)?;
     services.spawn("container-manager", |stop| async move {
         let tree = container_config.cgroup_tree.clone();
         let ran = run_node(container_config, container.listener, stop).await;
@@ -203,16 +216,14 @@ async fn start(config: &UpConfig, services: &mut Services) -> anyhow::Result<End
         ran.and(removed)
     });
 
-    let watched = dashboard::Services::new(lazily(&endpoints.credit_url)?, lazily(&endpoints.container_url)?);
+    let watched = dashboard::Services::new(
+        endpoints.target(Meant::CreditManager)?.connect_lazy()?,
+        endpoints.target(Meant::Node)?.connect_lazy()?,
+    );
     services.spawn("dashboard", |stop| {
         dashboard::serve(dashboard.listener, watched, stop)
     });
     Ok(endpoints)
-}
-
-/// A connection that is made when it is needed, and again when it was lost.
-fn lazily(url: &str) -> anyhow::Result<Channel> {
-    Ok(Endpoint::from_shared(url.to_owned())?.connect_lazy())
 }
 
 struct Listening {
@@ -226,12 +237,28 @@ impl Listening {
         Ok(Self { listener, address })
     }
 
-    fn url(&self) -> String {
-        format!("http://{}", self.address)
+    fn url(&self, scheme: &str) -> String {
+        format!("{scheme}://{}", self.address)
     }
 }
 
-async fn open_store(data_dir: &Path, keys: &Keys) -> anyhow::Result<Arc<Store>> {
+/// The certificates in a folder, made there if there are none for this stack.
+fn certificates(folder: &Path) -> anyhow::Result<Pki> {
+    let node = settings::NODE.parse()?;
+    if let Ok(pki) = Pki::open(folder)
+        && pki.plan().nodes.contains(&node)
+    {
+        return Ok(pki);
+    }
+    let plan = Plan {
+        nodes: [node].into(),
+        days: pki::DAYS,
+        ..Plan::default()
+    };
+    Pki::init(folder, plan).context("failed to make certificates")
+}
+
+async fn open_store(data_dir: &Path, keys: &Keys, user_keys: UserKeys) -> anyhow::Result<Arc<Store>> {
     let credential = |access_key: &str, secret: &Secret| Credential {
         access_key: access_key.to_owned(),
         secret_key: secret.clone(),
@@ -242,8 +269,11 @@ async fn open_store(data_dir: &Path, keys: &Keys) -> anyhow::Result<Arc<Store>> 
         credential(&people.access_key, &people.secret_key),
         credential(secrets::NODE_ACCESS_KEY, &keys.node_secret),
     ];
-    let store = Store::open(StoreConfig::new(data_dir.join("store"), credentials))
-        .context("failed to open the store")?;
+    let config = StoreConfig {
+        access_keys: Some(Arc::new(user_keys)),
+        ..StoreConfig::new(data_dir.join("store"), credentials)
+    };
+    let store = Store::open(config).context("failed to open the store")?;
     store
         .remove_stale_uploads(SystemClock.now().plus_ms(-STALE_UPLOAD_MS))
         .await?;
@@ -277,11 +307,16 @@ async fn remove_cgroups(tree: &Path) -> anyhow::Result<()> {
 
 /// Waits until both gRPC services say that they serve.
 async fn wait_until_serving(endpoints: &Endpoints) -> anyhow::Result<()> {
-    for (service, url) in [
-        ("credit-manager", &endpoints.credit_url),
-        ("container-manager", &endpoints.container_url),
+    for (meant, service) in [
+        (Meant::CreditManager, "credit-manager"),
+        (Meant::Node, "container-manager"),
     ] {
-        let asked = || is_serving(url);
+        // Nobody has to say who they are to ask this.
+        let target = Target {
+            token_file: None,
+            ..endpoints.target(meant)?
+        };
+        let asked = || is_serving(target.clone());
         let pauses = ConstantBuilder::new()
             .with_delay(HEALTH_PAUSE)
             .without_max_times();
@@ -292,13 +327,12 @@ async fn wait_until_serving(endpoints: &Endpoints) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn is_serving(url: &str) -> anyhow::Result<()> {
-    let channel = Endpoint::from_shared(url.to_owned())?.connect().await?;
+async fn is_serving(target: Target) -> anyhow::Result<()> {
     // The empty name stands for the server as a whole.
     let request = HealthCheckRequest {
         service: String::new(),
     };
-    let reply = HealthClient::new(channel).check(request).await?;
+    let reply = HealthClient::new(target.connect().await?).check(request).await?;
     match reply.into_inner().status() {
         ServingStatus::Serving => Ok(()),
         other => bail!("it answers that it is {}", other.as_str_name()),

@@ -6,6 +6,8 @@ use std::sync::{LazyLock, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use access::client::Meant;
+use access::{Channel, Target, book};
 use credit_manager::settlement::fake::FakeWallet;
 use credit_manager::settlement::gridcoin::{Gridcoin, GridcoinConfig, Mode};
 use credit_manager::settlement::wallet::{Payment, Route, Wallet as _};
@@ -21,7 +23,6 @@ use service_kit::{Secret, SystemClock};
 use store::{Buckets, Credential, Store, StoreConfig};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -31,8 +32,15 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     builder.worker_threads(2).enable_all().build().unwrap()
 });
 
+/// Whom credit-manager lets in.
+#[derive(Clone)]
+struct Callers {
+    operator: Channel,
+    node: Channel,
+}
+
 /// credit-manager, for as long as the process lives.
-static CREDIT: LazyLock<Channel> = LazyLock::new(|| {
+static CREDIT: LazyLock<Callers> = LazyLock::new(|| {
     let folder = tempfile::tempdir().unwrap().keep();
     let text = format!(
         "listen = \"127.0.0.1:0\"\ndatabase = {:?}\n[wallet]\nurl = \"http://127.0.0.1:1/\"\nuser = \"unused\"\n\
@@ -53,8 +61,24 @@ static CREDIT: LazyLock<Channel> = LazyLock::new(|| {
             listener,
             CancellationToken::new(),
         ));
-        let channel = Endpoint::from_shared(url).unwrap().connect_lazy();
-        let mut accounts = AccountServiceClient::new(channel.clone());
+        let connect = |token| {
+            let target = Target {
+                url: url.clone(),
+                meant: Meant::CreditManager,
+                tls: None,
+                token_file: Some(folder.join(token)),
+            };
+            target.connect_lazy().unwrap()
+        };
+        let callers = Callers {
+            operator: connect(book::OPERATOR_TOKEN),
+            node: connect(book::NODE_TOKEN),
+        };
+        // The node's is made last.
+        while !folder.join(book::NODE_TOKEN).exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let mut accounts = AccountServiceClient::new(callers.operator.clone());
         let name = "alice".to_owned();
         let user = CreateUserRequest { name: name.clone() };
         tokio::time::timeout(PATIENCE, accounts.create_user(user))
@@ -66,7 +90,7 @@ static CREDIT: LazyLock<Channel> = LazyLock::new(|| {
             user: name,
         };
         accounts.create_function(function).await.unwrap();
-        channel
+        callers
     })
 });
 
@@ -75,9 +99,9 @@ pub(crate) fn usage_reports(data: &[u8]) {
     let Some((&call, message)) = data.split_first() else {
         return;
     };
-    let channel = CREDIT.clone();
+    let callers = CREDIT.clone();
     RUNTIME.block_on(async {
-        let answered = tokio::time::timeout(PATIENCE, one_call(call, message, channel.clone()));
+        let answered = tokio::time::timeout(PATIENCE, one_call(call, message, callers.clone()));
         if let Some(Err(status)) = answered.await.expect("every call is answered") {
             // A panic, or what should have been told as the caller's own mistake.
             assert!(
@@ -88,15 +112,18 @@ pub(crate) fn usage_reports(data: &[u8]) {
         let alive = GetUserRequest {
             name: "alice".to_owned(),
         };
-        AccountServiceClient::new(channel).get_user(alive).await.unwrap();
+        AccountServiceClient::new(callers.operator)
+            .get_user(alive)
+            .await
+            .unwrap();
     });
 }
 
 /// `None` for bytes that are no such message.
-async fn one_call(call: u8, message: &[u8], channel: Channel) -> Option<Result<(), Status>> {
+async fn one_call(call: u8, message: &[u8], callers: Callers) -> Option<Result<(), Status>> {
     let (mut sessions, mut accounts) = (
-        SessionServiceClient::new(channel.clone()),
-        AccountServiceClient::new(channel),
+        SessionServiceClient::new(callers.node),
+        AccountServiceClient::new(callers.operator),
     );
     Some(match call % 10 {
         0 => sessions

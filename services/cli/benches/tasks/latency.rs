@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use access::client::Meant;
 use aws_sdk_s3::Client;
 use proto::container::v1::InvokeRequest;
 use proto::container::v1::container_service_client::ContainerServiceClient;
@@ -23,9 +24,8 @@ pub(crate) async fn measure(stack: &Stack, s3: &Client, figures: &mut Figures) {
     stack.function("warm", "bench", START_TIME);
     drop_task(s3, "warm", "first").await;
     let instance = Instance::start();
-    let mut client = ContainerServiceClient::connect(stack.container_url())
-        .await
-        .unwrap();
+    let node = stack.endpoints().target(Meant::Node).unwrap();
+    let mut client = ContainerServiceClient::new(node.connect().await.unwrap());
     let (mut bash, mut apptainer) = (Samples::default(), Samples::default());
     let (mut start, mut result, mut invoke) = (Samples::default(), Samples::default(), Samples::default());
     for number in 0..QUICK {

@@ -11,12 +11,14 @@ pub(crate) mod invoke;
 pub(crate) mod ledger;
 pub(crate) mod logs;
 pub(crate) mod node;
+pub(crate) mod pki;
 pub(crate) mod ps;
 pub(crate) mod quote;
 pub(crate) mod receipt;
 pub(crate) mod results;
 pub(crate) mod statement;
 pub(crate) mod submit;
+pub(crate) mod token;
 pub(crate) mod up;
 pub(crate) mod user;
 pub(crate) mod version;
@@ -41,6 +43,8 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Up(args) => up::run(args, &stack, output).await.map(done),
         Command::Function(command) => function::run(command, &stack, output).await.map(done),
         Command::User(command) => user::run(command, &stack, output).await.map(done),
+        Command::Token(command) => token::run(command, &stack, output).await.map(done),
+        Command::Pki(command) => pki::run(command, output).map(done),
         Command::Submit(args) => submit::run(args, &stack, output).await,
         Command::Invoke(args) => invoke::run(args, &stack, output).await,
         Command::Ps(args) => ps::run(args, &stack, output).await.map(done),

@@ -45,16 +45,19 @@ pub(crate) struct UpArgs {
     /// Find new objects by listing alone, as with a store that does not tell of them
     #[arg(long)]
     no_notify: bool,
+    /// Speak gRPC with TLS only, by the certificates in this folder; made there if there are none
+    #[arg(long, value_name = "DIR")]
+    pki: Option<PathBuf>,
     /// The apptainer program [default: the one on PATH]
     #[arg(long, value_name = "FILE")]
     apptainer: Option<PathBuf>,
 }
 
 impl UpArgs {
-    fn into_config(self, data_dir: PathBuf) -> UpConfig {
+    fn into_config(self, data_dir: PathBuf) -> std::io::Result<UpConfig> {
         let usual = Ports::default();
         let port = |told: Option<u16>, usual| told.map_or(usual, Port::Exactly);
-        UpConfig {
+        Ok(UpConfig {
             ports: Ports {
                 s3: port(self.s3_port, usual.s3),
                 container: port(self.container_port, usual.container),
@@ -69,8 +72,10 @@ impl UpArgs {
             hold: Duration::from_secs(self.hold.into()),
             record: self.record,
             notify: !self.no_notify,
+            // Each service reads them by itself.
+            pki: self.pki.map(std::path::absolute).transpose()?,
             ..UpConfig::new(data_dir)
-        }
+        })
     }
 }
 
@@ -90,6 +95,8 @@ impl Show for Ready {
             credit_url,
             container_url,
             dashboard_url,
+            operator_token_file,
+            ca_file: _,
             dev_chain,
         } = &self.endpoints;
         let chain = dev_chain
@@ -101,6 +108,7 @@ impl Show for Ready {
             ("S3 credentials", s3_credentials_file.display().to_string()),
             ("container-manager", container_url.clone()),
             ("credit-manager", credit_url.clone()),
+            ("operator's token", operator_token_file.display().to_string()),
             ("development chain", chain),
             ("dashboard", dashboard_url.clone().unwrap_or_default()),
             ("data", data_dir.display().to_string()),
@@ -110,7 +118,7 @@ impl Show for Ready {
 
 pub(crate) async fn run(args: UpArgs, stack: &Stack, output: Output) -> anyhow::Result<()> {
     let shutdown = service_kit::shutdown::on_signal()?;
-    let config = args.into_config(stack.data_dir().clone());
+    let config = args.into_config(stack.data_dir().clone())?;
     dev_stack::up(config, shutdown, |endpoints| {
         output.show(&Ready {
             s3_access_key: S3Credentials::read(&endpoints.s3_credentials_file)?.access_key,

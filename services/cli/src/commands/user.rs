@@ -1,17 +1,19 @@
 //! `gridfaas user`: who pays, and on what terms.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use access::Channel;
 use anyhow::bail;
 use clap::{Args, Subcommand, ValueEnum};
 use proto::credit::v1::account_service_client::AccountServiceClient;
 use proto::credit::v1::{
-    self as credit, CreateUserRequest, GetUserRequest, ListTransfersRequest, ListUsersRequest,
-    ListWithdrawalsRequest, UpdateUserRequest,
+    self as credit, CreateUserRequest, GetS3CredentialsRequest, GetUserRequest, ListTransfersRequest,
+    ListUsersRequest, ListWithdrawalsRequest, UpdateUserRequest,
 };
 use schema::{User, Withdrawal};
 use serde::Serialize;
-use tonic::transport::Channel;
+use service_kit::Secret;
 use units::{Amount, Billing, CpuTime, OnShortage, Policy, UserName};
 
 use crate::commands::{Limit, more_than_zero};
@@ -33,6 +35,8 @@ pub(crate) enum UserCommand {
     Address(UserArg),
     /// Send a user coins of the development chain
     Fund(FundArgs),
+    /// Write a user's key to the buckets of the user's functions into a file, as S3 clients read it
+    S3Credentials(S3CredentialsArgs),
     /// List what a user withdrew, the newest first
     Withdrawals(UserArg),
     /// Change a user's terms; what is not said stays
@@ -43,6 +47,17 @@ pub(crate) enum UserCommand {
 pub(crate) struct UserArg {
     /// 1 to 32 of a-z, 0-9 and -, beginning with a letter
     name: UserName,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct S3CredentialsArgs {
+    name: UserName,
+    /// Where the key goes, for its owner only
+    #[arg(long, value_name = "FILE")]
+    to: PathBuf,
+    /// Make a new key; the one before opens nothing from then on
+    #[arg(long)]
+    renew: bool,
 }
 
 #[derive(Debug, Args)]
@@ -142,6 +157,7 @@ pub(crate) async fn run(command: UserCommand, stack: &Stack, output: Output) -> 
                 withdrawals.into_iter().map(Withdrawal::from).collect(),
             ))
         }
+        UserCommand::S3Credentials(args) => s3_credentials(args, stack, output).await,
         UserCommand::Fund(args) => fund(args, &mut accounts, stack, output).await,
         UserCommand::Set(args) => {
             let reply = accounts.update_user(args.into_request()).await.map_err(told)?;
@@ -185,6 +201,46 @@ pub(super) async fn get_user(
     };
     let reply = accounts.get_user(request).await.map_err(told)?;
     Ok(User::from(reply.into_inner().user.unwrap_or_default()))
+}
+
+#[derive(Serialize)]
+struct S3Key {
+    name: String,
+    access_key: String,
+    file: PathBuf,
+}
+
+impl Show for S3Key {
+    fn text(&self) -> String {
+        pairs([
+            ("S3 key", self.access_key.clone()),
+            ("S3 credentials", self.file.display().to_string()),
+        ])
+    }
+}
+
+async fn s3_credentials(args: S3CredentialsArgs, stack: &Stack, output: Output) -> anyhow::Result<()> {
+    let request = GetS3CredentialsRequest {
+        user: args.name.to_string(),
+        renew: args.renew,
+    };
+    let reply = stack
+        .access()
+        .await?
+        .get_s3_credentials(request)
+        .await
+        .map_err(told)?;
+    let key = reply.into_inner();
+    dev_stack::S3Credentials {
+        access_key: key.access_key.clone(),
+        secret_key: Secret::new(key.secret_key),
+    }
+    .write(&args.to)?;
+    output.show(&S3Key {
+        name: args.name.into(),
+        access_key: key.access_key,
+        file: args.to,
+    })
 }
 
 #[derive(Serialize)]

@@ -9,11 +9,12 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use access::book;
 use chain::{Chain, ChainConfig};
 use dev_stack::{DevChainEndpoint, Endpoints, S3Credentials};
 use rustix::process::{Pid, Signal, kill_process};
 use service_kit::telemetry::{self, LogFilter, LogFormat};
-use service_kit::{Secret, config, shutdown};
+use service_kit::{Secret, config, file, shutdown};
 use store::{Buckets, Credential, Store, StoreConfig};
 use tokio::net::TcpListener;
 
@@ -79,8 +80,9 @@ pub(crate) fn uids(node: usize) -> std::ops::Range<u32> {
 pub(crate) fn configure(folder: &Path, network: &Network) {
     fs::write(folder.join("id"), std::process::id().to_string()).unwrap();
     let credentials = S3Credentials::read_or_make(&folder.join("s3-credentials")).unwrap();
-    fs::write(folder.join("s3-secret"), credentials.secret_key.expose()).unwrap();
-    fs::write(folder.join("chain-password"), "password\n").unwrap();
+    let secret = credentials.secret_key.expose().as_bytes();
+    file::replace(&folder.join("s3-secret"), 0o600, secret).unwrap();
+    file::replace(&folder.join("chain-password"), 0o600, b"password\n").unwrap();
     for role in [Role::Store, Role::Chain] {
         let listen = if role == Role::Store {
             network.store
@@ -101,11 +103,12 @@ pub(crate) fn configure(folder: &Path, network: &Network) {
     for (number, name) in NODES.into_iter().enumerate() {
         let node = format!(
             "node = \"{name}\"\nlisten = \"{}\"\nstate_dir = {:?}\ncredit_url = \"http://{}\"\n\
-             cgroup_tree = \"{}\"\nuid_first = {}\norphan_ms = 15000\n\
+             credit_token_file = {:?}\ncgroup_tree = \"{}\"\nuid_first = {}\norphan_ms = 15000\n\
              [store]\nendpoint = \"http://{}\"\naccess_key = \"{}\"\nsecret_key_file = {:?}\n",
             network.nodes[number],
             folder.join(format!("state-{name}")),
             network.to_credit,
+            folder.join("credit").join(book::NODE_TOKEN),
             tree(folder, number),
             uids(number).start,
             network.to_store,
@@ -121,6 +124,8 @@ pub(crate) fn configure(folder: &Path, network: &Network) {
         credit_url: format!("http://{}", network.credit),
         container_url: format!("http://{}", network.nodes[0]),
         dashboard_url: None,
+        operator_token_file: folder.join("credit").join(book::OPERATOR_TOKEN),
+        ca_file: None,
         dev_chain: Some(DevChainEndpoint {
             url: format!("http://{}", network.chain),
             user: CHAIN_USER.to_owned(),

@@ -155,9 +155,9 @@ impl Stack {
         gridfaas(self.folder())
     }
 
-    /// Where container-manager answers.
-    pub fn container_url(&self) -> String {
-        Endpoints::read(self.folder()).unwrap().unwrap().container_url
+    /// Where its parts are.
+    pub fn endpoints(&self) -> Endpoints {
+        Endpoints::read(self.folder()).unwrap().unwrap()
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -290,8 +290,12 @@ impl Drop for Stack {
 pub fn s3(data_dir: &Path) -> Option<Client> {
     let endpoints = Endpoints::read(data_dir).unwrap()?;
     let credentials = S3Credentials::read(&endpoints.s3_credentials_file).unwrap();
-    let config = s3::config(endpoints.s3_url, &credentials);
-    Some(Client::from_conf(config.build()))
+    Some(client(&endpoints.s3_url, &credentials))
+}
+
+/// A client of a store with this key.
+pub fn client(url: &str, credentials: &S3Credentials) -> Client {
+    Client::from_conf(s3::config(url, credentials).build())
 }
 
 /// An amount as the CLI prints it, in halfords.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use access::{Caller, TokenHash};
 use async_trait::async_trait;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
@@ -42,6 +43,7 @@ struct Inner {
     ceiling: Option<MilliCores>,
     dismissed: BTreeSet<SessionId>,
     alert: Option<Alert>,
+    tokens: BTreeMap<TokenHash, Caller>,
     is_down: bool,
     /// Why every session is refused, if it is.
     refusal: Option<Refusal>,
@@ -69,6 +71,7 @@ impl FakeCredit {
             ceiling: None,
             dismissed: BTreeSet::new(),
             alert: None,
+            tokens: BTreeMap::new(),
             is_down: false,
             refusal: None,
         };
@@ -113,6 +116,15 @@ impl FakeCredit {
     /// The alert of every user from now on.
     pub fn alert(&self, alert: Option<Alert>) {
         self.lock().alert = alert;
+    }
+
+    /// Makes a text somebody's token, or takes it back.
+    pub fn set_token(&self, token: &str, caller: Option<Caller>) {
+        let (mut inner, hash) = (self.lock(), TokenHash::of(token));
+        match caller {
+            Some(caller) => inner.tokens.insert(hash, caller),
+            None => inner.tokens.remove(&hash),
+        };
     }
 
     /// Whether calls fail as those of an unreachable credit-manager do.
@@ -341,5 +353,9 @@ impl Credit for FakeCredit {
             burn,
             runway: burn.is_positive().then_some(Duration::from_secs(3600)),
         })
+    }
+
+    async fn identify(&self, token: &TokenHash) -> Result<Option<Caller>, CreditError> {
+        Ok(self.reach()?.tokens.get(token).cloned())
     }
 }

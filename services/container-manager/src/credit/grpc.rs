@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
+use access::client::ConnectError;
+use access::{Caller, Target, TokenHash};
 use async_trait::async_trait;
 use futures::stream::{BoxStream, StreamExt as _};
 use proto::credit::v1 as wire;
+use proto::credit::v1::access_service_client::AccessServiceClient;
 use proto::credit::v1::account_service_client::AccountServiceClient;
 use proto::credit::v1::session_service_client::SessionServiceClient;
 use proto::{InvalidField, parse};
 use tonic::body::Body;
 use tonic::codegen::http;
-use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 use tower::ServiceExt as _;
 use tower::util::BoxCloneSyncService;
@@ -34,22 +36,16 @@ pub struct GrpcCredit {
     url: String,
     sessions: SessionServiceClient<Transport>,
     accounts: AccountServiceClient<Transport>,
+    access: AccessServiceClient<Transport>,
 }
 
 impl GrpcCredit {
     /// Connects when first used, and again whenever the connection is lost.
-    pub fn new(url: &str, node: NodeId) -> Result<Self, CreditError> {
-        let unreachable = |err| CreditError::Unreachable {
-            url: url.to_owned(),
-            err: Box::new(err),
-        };
-        let channel = Endpoint::from_shared(url.to_owned())
-            .map_err(unreachable)?
-            .connect_timeout(Duration::from_secs(2))
-            .tcp_nodelay(true)
-            .connect_lazy();
+    pub fn new(target: Target, node: NodeId) -> Result<Self, ConnectError> {
+        let url = target.url.clone();
+        let channel = target.connect_lazy()?;
         let transport = Transport::new(channel.map_err(|err| Status::from_error(Box::new(err))));
-        Ok(Self::over(transport, url, node))
+        Ok(Self::over(transport, &url, node))
     }
 
     /// Over a connection that somebody else keeps; `url` is for messages.
@@ -58,7 +54,8 @@ impl GrpcCredit {
             node,
             url: url.to_owned(),
             sessions: SessionServiceClient::new(transport.clone()),
-            accounts: AccountServiceClient::new(transport),
+            accounts: AccountServiceClient::new(transport.clone()),
+            access: AccessServiceClient::new(transport),
         }
     }
 
@@ -241,6 +238,29 @@ impl Credit for GrpcCredit {
             burn: Amount::from_halfords(user.burn_halfords_per_hour),
             runway: user.runway_ms.map(Duration::from_millis),
         })
+    }
+
+    async fn identify(&self, token: &TokenHash) -> Result<Option<Caller>, CreditError> {
+        let message = wire::IdentifyTokenRequest {
+            token_sha256: token.as_bytes().to_vec().into(),
+        };
+        let asked = async {
+            match self.access.clone().identify_token(message).await {
+                Ok(answer) => Ok(tonic::Response::new(Some(answer.into_inner()))),
+                Err(status) if status.code() == Code::NotFound => Ok(tonic::Response::new(None)),
+                Err(status) => Err(status),
+            }
+        };
+        let Some(answer) = self.call(asked).await? else {
+            return Ok(None);
+        };
+        match answer.role() {
+            wire::Role::Operator => Ok(Some(Caller::Operator)),
+            wire::Role::Auditor => Ok(Some(Caller::Auditor)),
+            wire::Role::User => Ok(Some(Caller::User(parse("user", &answer.user)?))),
+            wire::Role::Node => Ok(Some(Caller::Node(None))),
+            wire::Role::Unspecified => Err(InvalidField::new("role", "is not set").into()),
+        }
     }
 }
 

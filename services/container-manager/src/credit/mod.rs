@@ -5,6 +5,7 @@ mod grpc;
 
 use std::time::Duration;
 
+use access::{Caller, TokenHash};
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
@@ -183,6 +184,9 @@ pub trait Credit: Send + Sync + 'static {
     async fn functions(&self) -> Result<Vec<FunctionEntry>, CreditError>;
 
     async fn account(&self, user: &UserName) -> Result<Account, CreditError>;
+
+    /// Whose a token is; `None` if it is unknown, was revoked or has expired.
+    async fn identify(&self, token: &TokenHash) -> Result<Option<Caller>, CreditError>;
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -1,14 +1,16 @@
 //! The nodes' side: each reports all of its sessions in one message, as the real ones do.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use access::client::Meant;
+use access::{Channel, Target, book};
 use futures::{StreamExt as _, stream};
 use proto::credit::v1::account_service_client::AccountServiceClient;
 use proto::credit::v1::open_session_response::Outcome as Answer;
 use proto::credit::v1::session_service_client::SessionServiceClient;
 use proto::credit::v1::*;
 use tokio::time::{Instant, MissedTickBehavior};
-use tonic::transport::{Channel, Endpoint};
 use units::SessionId;
 
 use crate::serve::user;
@@ -18,6 +20,8 @@ const OPENING: usize = 64;
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
 pub(crate) struct Plan {
+    /// The server's.
+    pub(crate) folder: PathBuf,
     pub(crate) url: String,
     pub(crate) users: u64,
     pub(crate) nodes: u64,
@@ -34,7 +38,7 @@ struct Measured {
 }
 
 pub(crate) async fn load(plan: Plan) {
-    let channel = connect(&plan).await;
+    let channel = connect(&plan, book::OPERATOR_TOKEN).await;
     let mut accounts = AccountServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
     for number in 0..plan.users {
         let name = user(number);
@@ -116,14 +120,20 @@ pub(crate) async fn load(plan: Plan) {
     println!("the audit {}", if audit.ok { "holds" } else { "FAILS" });
 }
 
-async fn connect(plan: &Plan) -> Channel {
-    let endpoint = Endpoint::from_shared(plan.url.clone()).unwrap().tcp_nodelay(true);
-    endpoint.connect().await.unwrap()
+async fn connect(plan: &Plan, token: &str) -> Channel {
+    let target = Target {
+        url: plan.url.clone(),
+        meant: Meant::CreditManager,
+        tls: None,
+        token_file: Some(plan.folder.join(token)),
+    };
+    target.connect().await.unwrap()
 }
 
 /// Opens a node's part of the sessions.
 async fn open(plan: &Plan, node: u64) -> (SessionServiceClient<Channel>, Vec<Usage>) {
-    let client = SessionServiceClient::new(connect(plan).await).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let channel = connect(plan, book::NODE_TOKEN).await;
+    let client = SessionServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let numbers = (0..plan.sessions).filter(|number| number % plan.nodes == node);
     let opened = stream::iter(numbers).map(|number| {
         let mut client = client.clone();

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! ledger-bench serve FOLDER USERS                          the real service over a fake wallet, until standard input ends
-//! ledger-bench load URL USERS NODES SESSIONS INTERVAL_MS SECONDS    INTERVAL_MS 0: as fast as answers come
+//! ledger-bench load FOLDER URL USERS NODES SESSIONS INTERVAL_MS SECONDS    the tokens are in FOLDER; INTERVAL_MS 0: as
+//!                                                          fast as answers come
 //! ledger-bench fill FOLDER TRANSFERS                       a ledger of that many transfers
 //! ledger-bench read FOLDER                                 times what is asked of it
 //! ```
@@ -23,8 +24,9 @@ fn main() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     match args.as_slice() {
         ["serve", folder, users] => runtime.block_on(serve::serve(Path::new(folder), number(users))),
-        ["load", url, users, nodes, sessions, interval, seconds] => {
+        ["load", folder, url, users, nodes, sessions, interval, seconds] => {
             runtime.block_on(load::load(load::Plan {
+                folder: Path::new(folder).to_owned(),
                 url: (*url).to_owned(),
                 users: number(users),
                 nodes: number(nodes),

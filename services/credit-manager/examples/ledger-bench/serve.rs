@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use credit_manager::api::AccountApi;
+use access::{AccessLayer, Book};
+use credit_manager::api::{AccountApi, LocalAuthority};
 use credit_manager::ledger::Journal;
 use credit_manager::settlement::fake::FakeWallet;
 use credit_manager::settlement::wallet::Wallet as _;
@@ -56,13 +57,16 @@ pub(crate) async fn serve(folder: &Path, users: u64) {
     let commits = Arc::new(AtomicU64::new(0));
     let counted = commits.clone();
     std::thread::spawn(move || futures::executor::block_on(run(ledger, &counted)));
+    let book = Arc::new(Book::open(folder, false).unwrap());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     println!("http://{}", listener.local_addr().unwrap());
     let until_told = async {
         let read = || std::io::stdin().read_to_end(&mut Vec::new());
         tokio::task::spawn_blocking(read).await.unwrap().unwrap();
     };
+    let clock = Arc::new(SystemClock);
     Server::builder()
+        .layer(AccessLayer::new(Arc::new(LocalAuthority { book, clock })))
         .add_service(sessions)
         .add_service(accounts)
         .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), until_told)

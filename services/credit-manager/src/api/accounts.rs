@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use access::Caller;
 use proto::credit::v1 as wire;
 use proto::credit::v1::account_service_server::AccountService;
 use proto::{InvalidField, parse};
@@ -87,7 +88,9 @@ impl AccountService for AccountApi {
         &self,
         request: Request<wire::GetUserRequest>,
     ) -> Result<Response<wire::GetUserResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let name: UserName = parse("name", &request.into_inner().name)?;
+        caller.check_owner(&name)?;
         let view = self.call(move |desk| Ok(desk.bank.view(&name)?)).await?;
         Ok(Response::new(wire::GetUserResponse {
             user: Some(wire_user(&view)),
@@ -124,9 +127,11 @@ impl AccountService for AccountApi {
         &self,
         request: Request<wire::CreateFunctionRequest>,
     ) -> Result<Response<wire::CreateFunctionResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let message = request.into_inner();
         let name: FunctionName = parse("name", &message.name)?;
         let user: UserName = parse("user", &message.user)?;
+        caller.check_owner(&user)?;
         let (function, view) = self
             .call(move |desk| {
                 let function = desk.bank.create_function(name, &user)?;
@@ -165,7 +170,8 @@ impl AccountService for AccountApi {
         &self,
         request: Request<wire::ListFunctionsRequest>,
     ) -> Result<Response<wire::ListFunctionsResponse>, Status> {
-        let user: Option<UserName> = optional("user", &request.into_inner().user)?;
+        let caller = Caller::of(&request)?;
+        let user: Option<UserName> = caller.narrow(optional("user", &request.into_inner().user)?)?;
         let functions = self
             .call(move |desk| {
                 if let Some(user) = &user {
@@ -191,8 +197,9 @@ impl AccountService for AccountApi {
         &self,
         request: Request<wire::ListTransfersRequest>,
     ) -> Result<Response<wire::ListTransfersResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let message = request.into_inner();
-        let user = optional("user", &message.user)?;
+        let user = caller.narrow(optional("user", &message.user)?)?;
         let transfers = self
             .reader
             .transfers(user, limit(message.limit))
@@ -207,9 +214,10 @@ impl AccountService for AccountApi {
         &self,
         request: Request<wire::ListSessionsRequest>,
     ) -> Result<Response<wire::ListSessionsResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let message = request.into_inner();
         let (user, function) = (
-            optional("user", &message.user)?,
+            caller.narrow(optional("user", &message.user)?)?,
             optional("function", &message.function)?,
         );
         let sessions = self
@@ -226,10 +234,12 @@ impl AccountService for AccountApi {
         &self,
         request: Request<wire::QuoteRequest>,
     ) -> Result<Response<wire::QuoteResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let message = request.into_inner();
         let function: FunctionName = parse("function", &message.function)?;
         let name = function.clone();
         let user = self.call(move |desk| Ok(desk.bank.payer(&name)?)).await?.user;
+        caller.check_owner(&user.name)?;
         let history = self
             .reader
             .samples(function, user.settings.billing, quote::HISTORY)
@@ -250,6 +260,7 @@ impl AccountService for AccountApi {
         &self,
         request: Request<wire::WithdrawRequest>,
     ) -> Result<Response<wire::WithdrawResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let message = request.into_inner();
         let amount = Amount::from_halfords(message.amount_halfords);
         if amount.is_negative() {
@@ -265,6 +276,7 @@ impl AccountService for AccountApi {
                 Sum::Exactly(amount)
             },
         };
+        caller.check_owner(&order.user)?;
         let payout = self.withdrawals.order(order).await;
         Ok(Response::new(wire::WithdrawResponse {
             withdrawal: Some(wire_withdrawal(&payout.map_err(|err| from_withdraw(&err))?)),
@@ -275,10 +287,14 @@ impl AccountService for AccountApi {
         &self,
         request: Request<wire::GetWithdrawalRequest>,
     ) -> Result<Response<wire::GetWithdrawalResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let id = request.into_inner().withdrawal_id;
         let payment = withdrawal::payment_id(parse("withdrawal_id", &id)?);
         let payout = self.call(move |desk| desk.payout(&payment)).await?;
         let payout = payout.ok_or_else(|| Status::not_found(format!("there is no withdrawal `{id}`")))?;
+        if let Some(user) = payout.purpose.user() {
+            caller.check_owner(user)?;
+        }
         Ok(Response::new(wire::GetWithdrawalResponse {
             withdrawal: Some(wire_withdrawal(&payout)),
         }))
@@ -288,8 +304,10 @@ impl AccountService for AccountApi {
         &self,
         request: Request<wire::ListWithdrawalsRequest>,
     ) -> Result<Response<wire::ListWithdrawalsResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let message = request.into_inner();
         let user: UserName = parse("user", &message.user)?;
+        caller.check_owner(&user)?;
         let known = user.clone();
         self.call(move |desk| Ok(desk.bank.view(&known)?)).await?;
         let payouts = self

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::pin::Pin;
 
+use access::Caller;
 use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use proto::credit::v1 as wire;
 use proto::credit::v1::ledger_service_server::LedgerService;
@@ -37,9 +38,10 @@ impl LedgerService for LedgerApi {
         &self,
         request: Request<wire::ReadTransfersRequest>,
     ) -> Result<Response<Self::ReadTransfersStream>, Status> {
+        let caller = Caller::of(&request)?;
         let message = request.into_inner();
         let filter = Filter {
-            user: optional("user", &message.user)?,
+            user: caller.narrow(optional("user", &message.user)?)?,
             kind: kind(&message.kind)?,
             reference: Some(message.reference).filter(|text| !text.is_empty()),
             period: period(message.from_ms, message.until_ms),
@@ -67,8 +69,10 @@ impl LedgerService for LedgerApi {
         &self,
         request: Request<wire::GetStatementRequest>,
     ) -> Result<Response<wire::GetStatementResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let message = request.into_inner();
         let user: UserName = parse("user", &message.user)?;
+        caller.check_owner(&user)?;
         let known = user.clone();
         self.writer
             .call(move |desk| Ok(desk.bank.view(&known)?))

@@ -1,10 +1,12 @@
 //! gRPC. Generated types stay in here, and errors become status codes in [`status`] only.
 
+mod access;
 mod accounts;
 mod ledger;
 mod sessions;
 mod status;
 
+pub use access::{AccessApi, LocalAuthority};
 pub use accounts::AccountApi;
 pub use ledger::LedgerApi;
 pub use sessions::SessionApi;

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
+use access::Caller;
 use futures::{Stream, StreamExt as _};
 use proto::credit::v1 as wire;
 use proto::credit::v1::open_session_response::Outcome as Answer;
@@ -57,6 +58,7 @@ impl SessionService for SessionApi {
         &self,
         request: Request<wire::OpenSessionRequest>,
     ) -> Result<Response<wire::OpenSessionResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let message = request.into_inner();
         let task: Option<TaskId> = match message.task_id.as_str() {
             "" => None,
@@ -67,6 +69,7 @@ impl SessionService for SessionApi {
             text => Some(parse("parent_task_id", text)?),
         };
         let mut open = open_request(message)?;
+        caller.check_node(&open.node)?;
         open.descent.depth_max = self.chain_depth_max;
         let (session, function, key) = (open.session, open.function.clone(), open.key.clone());
         let (fresh, now) = (TaskId::new(), self.now());
@@ -117,8 +120,10 @@ impl SessionService for SessionApi {
         &self,
         request: Request<wire::ReportUsageRequest>,
     ) -> Result<Response<wire::ReportUsageResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let message = request.into_inner();
         let node: NodeId = parse("node_id", &message.node_id)?;
+        caller.check_node(&node)?;
         let usages = message.usages.iter().map(usage).collect::<Result<Vec<_>, _>>()?;
         let now = self.now();
         let states = self
@@ -133,6 +138,7 @@ impl SessionService for SessionApi {
         &self,
         request: Request<wire::CloseSessionRequest>,
     ) -> Result<Response<wire::CloseSessionResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let message = request.into_inner();
         let session: SessionId = parse("session_id", &message.session_id)?;
         let total = CpuTime::from_micros(message.cpu_time_us);
@@ -140,6 +146,10 @@ impl SessionService for SessionApi {
         let now = self.clock.now();
         let (bill, view) = self
             .call(move |desk| {
+                let open = desk.bank.session(session);
+                if open.is_some_and(|open| !caller.speaks_for(&open.node)) {
+                    return Err(BankError::UnknownSession(session).into());
+                }
                 let bill = match desk.bill(session)? {
                     Some(bill) => same_close(bill, total, outcome)?,
                     None => desk.bank.close(session, total, outcome, now)?,
@@ -160,7 +170,9 @@ impl SessionService for SessionApi {
         &self,
         request: Request<wire::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
+        let caller = Caller::of(&request)?;
         let node: NodeId = parse("node_id", &request.into_inner().node_id)?;
+        caller.check_node(&node)?;
         let news = self
             .call(move |desk| Ok(desk.watchers.add(node, &desk.bank)))
             .await?;

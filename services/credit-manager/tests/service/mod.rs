@@ -5,6 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use access::client::Meant;
+use access::{Channel, Target, book};
 use credit_manager::settlement::wallet::Wallet;
 use credit_manager::{Config, Edges};
 use proto::credit::v1::account_service_client::AccountServiceClient;
@@ -17,7 +19,6 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint};
 use units::{Amount, SessionId};
 
 pub(crate) const NODE: &str = "node-1";
@@ -87,9 +88,15 @@ impl Service {
             wallet,
             clock: Arc::new(SystemClock),
         };
+        let folder = config.database.parent().unwrap().to_owned();
+        let tokens = [book::OPERATOR_TOKEN, book::NODE_TOKEN].map(|name| folder.join(name));
+        let _none_yet = std::fs::remove_file(&tokens[0]);
         let ended = tokio::spawn(credit_manager::run(config, edges, listener, shutdown.clone()));
+        while !ended.is_finished() && !tokens.iter().all(|token| token.exists()) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         Self {
-            client: Client::connect(url),
+            client: Client::connect(&url, &folder),
             shutdown,
             ended,
         }
@@ -109,10 +116,20 @@ impl Service {
 }
 
 impl Client {
-    pub(crate) fn connect(url: String) -> Self {
-        let channel = Endpoint::from_shared(url).unwrap().connect_lazy();
+    /// Of the service whose ledger is in `folder`.
+    pub(crate) fn connect(url: &str, folder: &Path) -> Self {
+        let connect = |token| {
+            let target = Target {
+                url: url.to_owned(),
+                meant: Meant::CreditManager,
+                tls: None,
+                token_file: Some(folder.join(token)),
+            };
+            target.connect_lazy().unwrap()
+        };
+        let channel = connect(book::OPERATOR_TOKEN);
         Self {
-            sessions: SessionServiceClient::new(channel.clone()),
+            sessions: SessionServiceClient::new(connect(book::NODE_TOKEN)),
             accounts: AccountServiceClient::new(channel.clone()),
             history: LedgerServiceClient::new(channel),
         }

@@ -9,6 +9,8 @@ use s3s::dto::{CopyObjectInput, CopySource, UploadPartCopyInput};
 use s3s::{S3Request, S3Result, s3_error};
 use service_kit::Secret;
 
+use crate::error::Error;
+
 /// A key pair, and the buckets it may use.
 #[derive(Clone, Debug)]
 pub struct Credential {
@@ -29,7 +31,7 @@ impl Buckets {
         Self::Only(names.into_iter().map(Into::into).collect())
     }
 
-    fn allow(&self, bucket: &str) -> bool {
+    pub(crate) fn allow(&self, bucket: &str) -> bool {
         match self {
             Self::All => true,
             Self::Only(names) => names.contains(bucket),
@@ -37,36 +39,73 @@ impl Buckets {
     }
 }
 
+/// Access keys that somebody else keeps.
+#[async_trait::async_trait]
+pub trait AccessKeys: Send + Sync + 'static {
+    /// What an access key opens; `None` if there is no such key. The answer may be a moment old, unless `now` is set.
+    async fn find(&self, access_key: &str, now: bool) -> Result<Option<Credential>, Unavailable>;
+}
+
+/// Whether an access key opens anything cannot be found out at the moment.
+#[derive(Debug, thiserror::Error)]
+#[error("what the access key opens cannot be found out now")]
+pub struct Unavailable(#[source] pub Box<dyn std::error::Error + Send + Sync>);
+
 /// The credentials in force, by access key.
-pub(crate) struct Keyring(RwLock<HashMap<String, Credential>>);
+pub(crate) struct Keyring {
+    own: RwLock<HashMap<String, Credential>>,
+    others: Option<Arc<dyn AccessKeys>>,
+}
 
 impl Keyring {
-    pub(crate) fn new(credentials: Vec<Credential>) -> Self {
-        Self(RwLock::new(by_access_key(credentials)))
+    pub(crate) fn new(credentials: Vec<Credential>, others: Option<Arc<dyn AccessKeys>>) -> Self {
+        Self {
+            own: RwLock::new(by_access_key(credentials)),
+            others,
+        }
     }
 
     pub(crate) fn set(&self, credentials: Vec<Credential>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = by_access_key(credentials);
+        *self.own.write().unwrap_or_else(PoisonError::into_inner) = by_access_key(credentials);
     }
 
-    /// Whether the request's credential opens `bucket`. Nobody is allowed anything without one.
-    pub(crate) fn allows(&self, credentials: Option<&Credentials>, bucket: &str) -> bool {
-        credentials
-            .and_then(|used| self.find(&used.access_key, |credential| credential.buckets.allow(bucket)))
-            .unwrap_or(false)
+    /// The buckets that the request's credential opens.
+    pub(crate) async fn buckets(&self, credentials: Option<&Credentials>) -> Result<Buckets, Unavailable> {
+        let found = match credentials {
+            Some(used) => self.find(&used.access_key, true).await?,
+            None => None,
+        };
+        Ok(found.map_or_else(|| Buckets::Only(BTreeSet::new()), |credential| credential.buckets))
     }
 
-    fn find<T>(&self, access_key: &str, read: impl FnOnce(&Credential) -> T) -> Option<T> {
-        self.0
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(access_key)
-            .map(read)
+    /// Whether a credential opens `bucket`; a moment ago, unless `now` is set.
+    pub(crate) async fn allows(
+        &self,
+        used: &Credentials,
+        bucket: &str,
+        now: bool,
+    ) -> Result<bool, Unavailable> {
+        let found = self.find(&used.access_key, now).await?;
+        Ok(found.is_some_and(|credential| credential.buckets.allow(bucket)))
     }
 
-    pub(crate) fn check(&self, credentials: Option<&Credentials>, bucket: &str) -> S3Result<()> {
-        if self.allows(credentials, bucket) {
-            return Ok(());
+    /// `now`: a key of others' is looked up, whatever is remembered of it.
+    async fn find(&self, access_key: &str, now: bool) -> Result<Option<Credential>, Unavailable> {
+        let own = |keys: &HashMap<String, Credential>| keys.get(access_key).cloned();
+        let own = own(&self.own.read().unwrap_or_else(PoisonError::into_inner));
+        match (own, &self.others) {
+            (None, Some(others)) => others.find(access_key, now).await,
+            (own, _) => Ok(own),
+        }
+    }
+
+    pub(crate) async fn check(&self, credentials: Option<&Credentials>, bucket: &str) -> S3Result<()> {
+        let used = credentials.ok_or_else(|| s3_error!(AccessDenied, "requests must be signed"))?;
+        // A function that was just made is not yet remembered.
+        for now in [false, true] {
+            if self.allows(used, bucket, now).await.map_err(Error::from)? {
+                return Ok(());
+            }
         }
         Err(s3_error!(
             AccessDenied,
@@ -75,9 +114,9 @@ impl Keyring {
         ))
     }
 
-    fn check_source(&self, credentials: Option<&Credentials>, source: &CopySource) -> S3Result<()> {
+    async fn check_source(&self, credentials: Option<&Credentials>, source: &CopySource) -> S3Result<()> {
         match source {
-            CopySource::Bucket { bucket, .. } => self.check(credentials, bucket),
+            CopySource::Bucket { bucket, .. } => self.check(credentials, bucket).await,
             CopySource::AccessPoint { .. } | CopySource::Outpost { .. } => Err(s3_error!(
                 NotImplemented,
                 "access points are not supported by this store"
@@ -100,11 +139,10 @@ pub(crate) struct Guard(pub(crate) Arc<Keyring>);
 #[async_trait::async_trait]
 impl S3Auth for Guard {
     async fn get_secret_key(&self, access_key: &str) -> S3Result<SecretKey> {
-        self.0
-            .find(access_key, |credential| {
-                SecretKey::from(credential.secret_key.expose())
-            })
-            .ok_or_else(|| s3_error!(InvalidAccessKeyId, "this access key does not exist"))
+        let credential = self.0.find(access_key, false).await.map_err(Error::from)?;
+        let unknown = || s3_error!(InvalidAccessKeyId, "this access key does not exist");
+        let credential = credential.ok_or_else(unknown)?;
+        Ok(SecretKey::from(credential.secret_key.expose()))
     }
 }
 
@@ -115,19 +153,19 @@ impl S3Access for Guard {
             return Err(s3_error!(AccessDenied, "requests must be signed"));
         }
         match cx.s3_path().get_bucket_name() {
-            Some(bucket) => self.0.check(cx.credentials(), bucket),
+            Some(bucket) => self.0.check(cx.credentials(), bucket).await,
             // Only the list of buckets has no bucket in its path, and it shows nobody another's.
             None => Ok(()),
         }
     }
 
     async fn copy_object(&self, req: &mut S3Request<CopyObjectInput>) -> S3Result<()> {
-        self.0
-            .check_source(req.credentials.as_ref(), &req.input.copy_source)
+        let source = &req.input.copy_source;
+        self.0.check_source(req.credentials.as_ref(), source).await
     }
 
     async fn upload_part_copy(&self, req: &mut S3Request<UploadPartCopyInput>) -> S3Result<()> {
-        self.0
-            .check_source(req.credentials.as_ref(), &req.input.copy_source)
+        let source = &req.input.copy_source;
+        self.0.check_source(req.credentials.as_ref(), source).await
     }
 }

@@ -9,6 +9,8 @@ use s3s::{S3Error, S3ErrorCode, StdError};
 use service_kit::Chain;
 use service_kit::database::{ChangeError, DatabaseError, WriterEnded};
 
+use crate::auth::Unavailable;
+
 pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
 
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +67,8 @@ pub enum Error {
     Read(#[source] io::Error),
     #[error("the bytes of content {0} are gone from the disk")]
     Lost(i64),
+    #[error(transparent)]
+    Keys(#[from] Unavailable),
     #[error("the store has stopped")]
     Stopped,
 }
@@ -120,7 +124,7 @@ impl Error {
             Self::InvalidDigest(_) => S3ErrorCode::InvalidDigest,
             Self::BadDigest(_) => S3ErrorCode::BadDigest,
             Self::Incomplete { .. } | Self::Body(_) => S3ErrorCode::IncompleteBody,
-            Self::Stopped => S3ErrorCode::ServiceUnavailable,
+            Self::Keys(_) | Self::Stopped => S3ErrorCode::ServiceUnavailable,
             Self::Open(_)
             | Self::File { .. }
             | Self::Read(_)

@@ -18,6 +18,7 @@ use s3s::route::S3Route;
 use s3s::{Body, S3Request, S3Response, S3Result, s3_error};
 use serde_json::json;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -42,7 +43,7 @@ impl S3Route for Events {
         let credentials = req.credentials.as_ref();
         match bucket(&req.uri) {
             _ if credentials.is_none() => Err(s3_error!(AccessDenied, "requests must be signed")),
-            Some(bucket) => self.store.keyring.check(credentials, &bucket),
+            Some(bucket) => self.store.keyring.check(credentials, &bucket).await,
             // Of all buckets each key is told of those that it opens.
             None => Ok(()),
         }
@@ -119,27 +120,52 @@ fn lines(
     credentials: Option<Credentials>,
 ) -> impl Stream<Item = Bytes> + Send + Sync {
     let feed = store.subscribe();
-    stream::unfold((feed, wanted), move |(mut feed, wanted)| {
-        let (store, credentials) = (store.clone(), credentials.clone());
-        async move {
-            let ping_at = Instant::now() + PING;
-            loop {
-                let line = match tokio::time::timeout_at(ping_at, feed.recv()).await {
-                    // Looked up each time: a key may be taken back while it listens.
-                    Ok(Ok(created))
-                        if wanted.covers(&created)
-                            && store.keyring.allows(credentials.as_ref(), &created.bucket) =>
-                    {
-                        message(&[record(&created)])
-                    }
-                    Ok(Ok(_) | Err(RecvError::Lagged(_))) => continue,
-                    Ok(Err(RecvError::Closed)) => return None,
-                    Err(_nothing_happened) => message(&[]),
-                };
-                return Some((line, (feed, wanted)));
+    let (told, lines) = mpsc::channel(1);
+    tokio::spawn(tell(store, feed, wanted, credentials, told));
+    stream::unfold(lines, async |mut lines| Some((lines.recv().await?, lines)))
+}
+
+/// Sends a client its lines until it is gone.
+async fn tell(
+    store: Arc<Store>,
+    mut feed: broadcast::Receiver<Created>,
+    wanted: Wanted,
+    credentials: Option<Credentials>,
+    told: mpsc::Sender<Bytes>,
+) {
+    let mut ping_at = Instant::now() + PING;
+    loop {
+        let news = tokio::select! {
+            () = told.closed() => return,
+            news = tokio::time::timeout_at(ping_at, feed.recv()) => news,
+        };
+        let line = match news {
+            Ok(Ok(created))
+                if wanted.covers(&created) && is_open(&store, credentials.as_ref(), &created).await =>
+            {
+                message(&[record(&created)])
             }
+            Ok(Ok(_) | Err(RecvError::Lagged(_))) => continue,
+            Ok(Err(RecvError::Closed)) => return,
+            Err(_nothing_happened) => message(&[]),
+        };
+        if told.send(line).await.is_err() {
+            return;
         }
-    })
+        ping_at = Instant::now() + PING;
+    }
+}
+
+/// Looked up each time: a key may be taken back while it listens. What cannot be found out now is not told.
+async fn is_open(store: &Store, credentials: Option<&Credentials>, created: &Created) -> bool {
+    match credentials {
+        Some(used) => store
+            .keyring
+            .allows(used, &created.bucket, false)
+            .await
+            .unwrap_or(false),
+        None => false,
+    }
 }
 
 fn message(records: &[serde_json::Value]) -> Bytes {

@@ -38,7 +38,7 @@ mod server;
 mod service;
 mod time;
 
-pub use auth::{Buckets, Credential};
+pub use auth::{AccessKeys, Buckets, Credential, Unavailable};
 pub use error::Error;
 pub use server::serve;
 
@@ -54,6 +54,8 @@ pub struct StoreConfig {
     /// The folder of the store; made if it is missing. Only one store may use it at a time.
     pub root: PathBuf,
     pub credentials: Vec<Credential>,
+    /// Keys beside those.
+    pub access_keys: Option<Arc<dyn AccessKeys>>,
     /// The largest object that is taken, in bytes, whether it comes in one piece or in parts.
     pub object_bytes_max: i64,
     /// Tells when objects were modified.
@@ -86,6 +88,7 @@ impl StoreConfig {
         Self {
             root: root.as_ref().to_owned(),
             credentials,
+            access_keys: None,
             object_bytes_max: Self::OBJECT_BYTES_MAX,
             clock: Arc::new(service_kit::SystemClock),
         }
@@ -101,7 +104,7 @@ impl Store {
         let blobs = Blobs::open(&config.root)?;
         let index = Index::open(&config.root, blobs.clone(), created.clone())?;
         Ok(Arc::new(Self {
-            keyring: Arc::new(Keyring::new(config.credentials)),
+            keyring: Arc::new(Keyring::new(config.credentials, config.access_keys)),
             blobs,
             index,
             created,
@@ -116,7 +119,7 @@ impl Store {
         self.created.subscribe()
     }
 
-    /// Replaces every credential. Requests that have been let in go on.
+    /// Replaces every credential of the store's own. Requests that have been let in go on.
     pub fn set_credentials(&self, credentials: Vec<Credential>) {
         self.keyring.set(credentials);
     }

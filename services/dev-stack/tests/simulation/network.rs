@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use access::Caller;
 use bytes::Bytes;
 use container_manager::credit::Transport;
 use futures::future::BoxFuture;
@@ -69,7 +70,9 @@ impl Link {
             return None;
         }
         let server = self.world.server()?;
-        let request = http::Request::from_parts(parts, Body::new(Full::new(body)));
+        let mut request = http::Request::from_parts(parts, Body::new(Full::new(body)));
+        // The simulated server has no door: who calls is said outright.
+        request.extensions_mut().insert(Caller::Node(None));
         let Ok(response) = server.oneshot(request).await;
         tokio::time::sleep(self.latency()).await;
         (!self.loses()).then_some(response)

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
+use access::Caller;
 use credit_manager::Config;
 use credit_manager::settlement::fake::FakeWallet;
 use credit_manager::settlement::wallet::Address;
@@ -13,7 +14,10 @@ use proto::credit::v1::account_service_client::AccountServiceClient;
 use service_kit::ManualClock;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tonic::body::Body;
+use tonic::codegen::http;
 use tonic::service::Routes;
+use tower::util::MapRequest;
 use units::{Amount, FunctionName, SessionId, Timestamp, UserName};
 use uuid::Uuid;
 
@@ -194,6 +198,16 @@ fn config(dice: &Dice, folder: &Path) -> Config {
     toml::from_str(&text).unwrap()
 }
 
+type Accounts = AccountServiceClient<MapRequest<Routes, fn(http::Request<Body>) -> http::Request<Body>>>;
+
+/// The simulated server has no door: who calls is said outright.
+fn operator(server: Routes) -> Accounts {
+    AccountServiceClient::new(MapRequest::new(server, |mut request| {
+        request.extensions_mut().insert(Caller::Operator);
+        request
+    }))
+}
+
 struct Chaos {
     world: Arc<World>,
     fake: Arc<FakeWallet>,
@@ -212,10 +226,10 @@ struct Chaos {
 }
 
 impl Chaos {
-    async fn accounts(&self) -> AccountServiceClient<Routes> {
+    async fn accounts(&self) -> Accounts {
         loop {
             if let Some(server) = self.world.server() {
-                return AccountServiceClient::new(server);
+                return operator(server);
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -347,7 +361,7 @@ impl Chaos {
             ..wire::UpdateUserRequest::default()
         };
         // Where the answer is lost in a crash, the highest limit that may be in force counts.
-        let answered = AccountServiceClient::new(server).update_user(request).await;
+        let answered = operator(server).update_user(request).await;
         self.limits[user] = match answered {
             Ok(_) => limit,
             Err(_) => limit.max(self.limits[user]),

@@ -5,6 +5,7 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
+use access::Channel;
 use anyhow::{Context as _, bail, ensure};
 use container_manager::recording::{self, Entry};
 use dev_stack::{Ports, UpConfig};
@@ -20,7 +21,6 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 use units::{Amount, FunctionName, UserName};
 
 use crate::commands::user;

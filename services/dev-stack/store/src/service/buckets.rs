@@ -67,12 +67,10 @@ pub(super) async fn list(store: &Store, req: S3Request<ListBucketsInput>) -> Res
     let count = usize::try_from(count).map_err(|_| Error::InvalidArgument("max-buckets is out of range"))?;
     let prefix = req.input.prefix.unwrap_or_default();
     let after = req.input.continuation_token.unwrap_or_default();
+    let open = store.keyring.buckets(req.credentials.as_ref()).await?;
     let mut buckets = store.index.read(objects::buckets).await?;
-    buckets.retain(|bucket| {
-        bucket.name.starts_with(&prefix)
-            && bucket.name > after
-            && store.keyring.allows(req.credentials.as_ref(), &bucket.name)
-    });
+    buckets
+        .retain(|bucket| bucket.name.starts_with(&prefix) && bucket.name > after && open.allow(&bucket.name));
     let more = buckets.len() > count;
     buckets.truncate(count);
     let continuation_token = buckets.last().filter(|_| more).map(|last| last.name.clone());
