@@ -547,6 +547,9 @@ fn secrets(stack: &Stack) -> Vec<(PathBuf, String)> {
         let key = S3Credentials::read(&stack.path(name)).unwrap();
         secrets.push((stack.path(name), key.secret_key.expose().to_owned()));
     }
+    let dashboard = stack.endpoints().dashboard_url.unwrap();
+    let key = dashboard.split("key=").nth(1).unwrap();
+    secrets.push((stack.path("endpoints.json"), key.to_owned()));
     secrets
 }
 

@@ -11,7 +11,6 @@ use std::process::{Command, Stdio};
 
 use common::Stack;
 use common::browser::Browser;
-use dev_stack::Endpoints;
 use serde_json::{Value, json};
 
 const TAB: char = '\u{E004}';
@@ -76,15 +75,18 @@ fn every_page_shows_what_the_command_line_says() {
     let Some(mut stack) = stack_with_work() else {
         return;
     };
-    let url = Endpoints::read(stack.folder())
-        .unwrap()
-        .unwrap()
-        .dashboard_url
-        .unwrap();
+    let address = stack.endpoints().dashboard_url.unwrap();
+    let url = address.split("/?").next().unwrap().to_owned();
     let browser = Browser::start();
 
-    // Overview, and on by its links.
+    // Without the key nothing is seen.
     browser.open(&url);
+    browser.until("document.querySelector('[role=alert]')?.textContent.includes('has not been let in')");
+    browser.log("browser");
+
+    // Overview, and on by its links.
+    browser.open(&address);
+    browser.until(&format!("location.href === '{url}/'"));
     browser.until("document.querySelector('tbody a')");
     browser.until("document.getElementById('link').textContent === 'Live'");
     assert_eq!(tile(&browser, "Running"), "1");
@@ -218,8 +220,10 @@ fn it_is_readable_on_a_phone_in_the_dark_and_without_a_mouse() {
         .stdout(Stdio::piped())
         .stderr(Stdio::null());
     let mut served = Served(served.spawn().unwrap());
-    let url = served.first_line();
+    let address = served.first_line();
+    let url = address.split("/?").next().unwrap();
     let browser = Browser::start();
+    browser.open(&address);
     let pages = [
         ("overview", "/"),
         ("user", "/users/alice"),

@@ -9,13 +9,14 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{FromRequestParts, Path, Request, State};
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, REFERRER_POLICY, SET_COOKIE,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::sse::{Event, KeepAlive, Sse};
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 use futures::StreamExt as _;
 use percent_encoding::percent_decode_str;
@@ -26,6 +27,7 @@ use tonic::{Code, Status};
 
 use crate::assets::{self, Asset};
 use crate::board::Board;
+use crate::key::{Door, Shown};
 use crate::look;
 use crate::pages::{FunctionRecords, Page, UserRecords};
 use crate::services::Services;
@@ -33,6 +35,9 @@ use crate::services::Services;
 /// Everything a page needs comes from here, and it runs no script but ours.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+const NO_KEY: &str = "this browser has not been let in: open the address that the dashboard printed when it started, \
+                      which has its key";
 
 struct Shared {
     board: Arc<Board>,
@@ -42,7 +47,12 @@ struct Shared {
 
 type Dashboard = State<Arc<Shared>>;
 
-pub(crate) fn router(board: Arc<Board>, services: Services, shutdown: CancellationToken) -> Router {
+pub(crate) fn router(
+    board: Arc<Board>,
+    services: Services,
+    door: Door,
+    shutdown: CancellationToken,
+) -> Router {
     let shared = Shared {
         board,
         services,
@@ -68,22 +78,29 @@ pub(crate) fn router(board: Arc<Board>, services: Services, shutdown: Cancellati
         .route("/api/functions/{function}/receipt", get(receipt))
         .with_state(Arc::new(shared))
         .fallback(|| async { Problem::not_found("there is no such page") })
-        .layer(middleware::from_fn(guard))
+        .layer(middleware::from_fn_with_state(Arc::new(door), guard))
 }
 
 /// Lets in what may be asked, and says what every answer has to say.
 ///
 /// A name that somebody else made to lead here (DNS rebinding) is refused: a page of theirs would be of the same origin.
-async fn guard(request: Request, next: Next) -> Response {
+/// Without the key there is nothing but the pages, which are the same for everybody until they ask for figures.
+async fn guard(State(door): State<Arc<Door>>, request: Request, next: Next) -> Response {
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
-    let mut response = if host.is_some_and(is_this_machine) {
-        next.run(request).await
-    } else {
+    let needs_key = request.uri().path().starts_with("/api/");
+    let mut response = if !host.is_some_and(is_this_machine) {
         Problem::new(
             StatusCode::MISDIRECTED_REQUEST,
             "ask by the address that the dashboard listens on",
         )
         .into_response()
+    } else {
+        match door.look(request.uri(), request.headers()) {
+            // On to an address without the key, which then stays in no history.
+            Shown::Key(cookie) => ([(SET_COOKIE, cookie)], Redirect::to("/")).into_response(),
+            Shown::Nothing if needs_key => Problem::new(StatusCode::UNAUTHORIZED, NO_KEY).into_response(),
+            Shown::Cookie | Shown::Nothing => next.run(request).await,
+        }
     };
     let headers = response.headers_mut();
     for (name, value) in [
@@ -285,10 +302,14 @@ mod tests {
     use access::Target;
     use access::client::Meant;
     use axum::body::Body;
+    use axum::http::header::{COOKIE, LOCATION};
+    use axum::http::request::Builder;
+
+    use crate::key::Key;
     use tower::ServiceExt as _;
 
     /// A dashboard of services that are not there.
-    fn dashboard() -> Router {
+    fn dashboard() -> (Router, Key) {
         let nowhere = |meant| Target {
             url: "http://127.0.0.1:1".to_owned(),
             meant,
@@ -297,15 +318,53 @@ mod tests {
         };
         let nowhere = |meant| nowhere(meant).connect_lazy().unwrap();
         let services = Services::new(nowhere(Meant::CreditManager), nowhere(Meant::Node));
-        router(Arc::default(), services, CancellationToken::new())
+        let key = Key::random().unwrap();
+        let router = router(
+            Arc::default(),
+            services,
+            Door::new(&key, 7404),
+            CancellationToken::new(),
+        );
+        (router, key)
     }
 
+    async fn answer(dashboard: &Router, request: Builder) -> Response {
+        let request = request.body(Body::empty()).unwrap();
+        dashboard.clone().oneshot(request).await.unwrap()
+    }
+
+    /// As a browser that has been let in.
     async fn ask(method: &str, uri: &str, host: &str) -> Response {
+        let (dashboard, key) = dashboard();
+        let entered = key.address(([127, 0, 0, 1], 7404).into());
+        let entered = Request::get(entered).header(HOST, "127.0.0.1:7404");
+        let entered = answer(&dashboard, entered).await;
+        assert_eq!(entered.status(), StatusCode::SEE_OTHER);
+        assert_eq!(entered.headers()[LOCATION], "/");
         let request = Request::builder().method(method).uri(uri).header(HOST, host);
-        dashboard()
-            .oneshot(request.body(Body::empty()).unwrap())
-            .await
-            .unwrap()
+        let cookie = &entered.headers()[SET_COOKIE];
+        answer(&dashboard, request.header(COOKIE, cookie)).await
+    }
+
+    #[tokio::test]
+    async fn nobody_without_the_key_sees_more_than_empty_pages() {
+        let (dashboard, _key) = dashboard();
+        for (uri, status) in [
+            ("/", StatusCode::OK),
+            ("/users/alice", StatusCode::OK),
+            ("/static/app.js", StatusCode::OK),
+            ("/?key=guessed", StatusCode::OK),
+            ("/api/overview", StatusCode::UNAUTHORIZED),
+            ("/api/overview?key=guessed", StatusCode::UNAUTHORIZED),
+            ("/api/overview/live", StatusCode::UNAUTHORIZED),
+            ("/api/overview/history", StatusCode::UNAUTHORIZED),
+            ("/api/users/alice/records", StatusCode::UNAUTHORIZED),
+            ("/api/functions/count/log?task=x", StatusCode::UNAUTHORIZED),
+            ("/api/functions/count/receipt?task=x", StatusCode::UNAUTHORIZED),
+        ] {
+            let request = Request::get(uri).header(HOST, "127.0.0.1:7404");
+            assert_eq!(answer(&dashboard, request).await.status(), status, "{uri}");
+        }
     }
 
     #[tokio::test]

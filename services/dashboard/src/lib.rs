@@ -14,6 +14,7 @@ mod assets;
 mod board;
 mod history;
 mod http;
+mod key;
 mod look;
 mod pages;
 mod services;
@@ -26,16 +27,19 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::board::Board;
+use crate::key::Door;
 
+pub use crate::key::Key;
 pub use crate::services::Services;
 
 /// Serves the dashboard until `shutdown`.
 ///
-/// Whoever reaches the listener may read everything that is shown, so it has to be one of this machine only: errors if it
-/// is not on the loopback interface.
+/// Whoever has the key may read everything that is shown, and keys travel in the open: errors if the listener is not on the
+/// loopback interface.
 pub async fn serve(
     listener: TcpListener,
     services: Services,
+    key: &Key,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let address = listener.local_addr().context("the dashboard does not listen")?;
@@ -46,7 +50,7 @@ pub async fn serve(
     let board = Arc::new(Board::default());
     let looking = tokio::spawn(board::keep(board.clone(), services.clone(), shutdown.clone()));
     info!(%address, "dashboard");
-    let app = http::router(board, services, shutdown.clone());
+    let app = http::router(board, services, Door::new(key, address.port()), shutdown.clone());
     let served = axum::serve(listener, app)
         .with_graceful_shutdown(shutdown.cancelled_owned())
         .await;

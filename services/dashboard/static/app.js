@@ -21,8 +21,8 @@ function state(name, text) {
 
 /** Says what is wrong in place of the page. */
 function fail(error) {
-  main.replaceChildren(h("h1", {}, "Not found"), h("p", { class: "problem", role: "alert" }, error));
-  document.title = "Not found – gridfaas";
+  main.replaceChildren(h("h1", {}, "Nothing to show"), h("p", { class: "problem", role: "alert" }, error));
+  document.title = "Nothing to show – gridfaas";
   state("", "");
 }
 
@@ -101,7 +101,11 @@ async function show() {
     const now = JSON.parse(event.data);
     if (now.at_ms > 0) update(now);
   });
-  events.addEventListener("error", () => state("lost", "Connection lost, trying again"));
+  events.addEventListener("error", () => {
+    // A new start has a new key, and does not let this page in.
+    const isOver = events.readyState === EventSource.CLOSED;
+    state("lost", isOver ? "Closed: open the new address" : "Connection lost, trying again");
+  });
 }
 
 show();

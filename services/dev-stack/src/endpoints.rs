@@ -13,7 +13,8 @@ use service_kit::file;
 
 const FILE_NAME: &str = "endpoints.json";
 
-/// The addresses of one stack, and the files that hold the secrets to use them. The secrets themselves are not in here.
+/// The addresses of one stack, and the files that hold the secrets to use them. Of the secrets themselves only the dashboard's
+/// key is in here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoints {
     pub data_dir: PathBuf,
@@ -24,7 +25,7 @@ pub struct Endpoints {
     pub credit_url: String,
     /// gRPC of container-manager.
     pub container_url: String,
-    /// For a browser on this machine. Absent where none is served.
+    /// For a browser on this machine, with the key that lets it in. Absent where none is served.
     pub dashboard_url: Option<String>,
     /// A token that opens everything, until the stack stops.
     pub operator_token_file: PathBuf,

@@ -148,7 +148,6 @@ async fn serve(
         s3 = endpoints.s3_url,
         credit = endpoints.credit_url,
         container = endpoints.container_url,
-        dashboard = endpoints.dashboard_url,
         "stack ready"
     );
     ready(&endpoints)?;
@@ -167,6 +166,7 @@ async fn start(config: &UpConfig, services: &mut Services) -> anyhow::Result<End
     let container = Listening::on(ports.container.listen().await?)?;
     let dashboard = Listening::on(ports.dashboard.listen().await?)?;
 
+    let key = dashboard::Key::random().context("failed to make a key for the dashboard")?;
     let keys = Keys::read_or_make(data_dir)?;
     let pki = config.pki.as_deref().map(certificates).transpose()?;
     let scheme = if pki.is_some() { "https" } else { "http" };
@@ -176,7 +176,7 @@ async fn start(config: &UpConfig, services: &mut Services) -> anyhow::Result<End
         s3_credentials_file: keys.s3_credentials_file.clone(),
         credit_url: credit.url(scheme),
         container_url: container.url(scheme),
-        dashboard_url: Some(dashboard.url("http")),
+        dashboard_url: Some(key.address(dashboard.address)),
         operator_token_file: settings::credit_folder(data_dir).join(book::OPERATOR_TOKEN),
         ca_file: pki.as_ref().map(Pki::ca_file),
         dev_chain: Some(DevChainEndpoint {
@@ -220,8 +220,8 @@ async fn start(config: &UpConfig, services: &mut Services) -> anyhow::Result<End
         endpoints.target(Meant::CreditManager)?.connect_lazy()?,
         endpoints.target(Meant::Node)?.connect_lazy()?,
     );
-    services.spawn("dashboard", |stop| {
-        dashboard::serve(dashboard.listener, watched, stop)
+    services.spawn("dashboard", |stop| async move {
+        dashboard::serve(dashboard.listener, watched, &key, stop).await
     });
     Ok(endpoints)
 }
