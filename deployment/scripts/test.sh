@@ -28,8 +28,9 @@ have cargo || die 'no cargo on PATH' 'install Rust, for example with rustup'
 for component in fmt clippy; do
   cargo "$component" --version >/dev/null 2>&1 || die "cargo has no \`$component\`" 'rustup component add rustfmt clippy'
 done
-# A C compiler for SQLite and ring; stock S3 clients to test the store with; jq for the demo; a browser for the dashboard.
-apt_install gcc libc6-dev shellcheck jq procps bsdextrautils curl python3-venv rclone chromium chromium-driver
+# A C compiler for SQLite and ring; stock S3 clients to test the store with; jq for the demo; a browser for
+# the dashboard; Prometheus for the metrics.
+apt_install gcc libc6-dev shellcheck jq procps bsdextrautils curl python3-venv rclone chromium chromium-driver prometheus
 "$here/install-apptainer.sh"
 for image in base stress; do images/build.sh "$image" >/dev/null; done
 images/build.sh base target/images/base.dir >/dev/null

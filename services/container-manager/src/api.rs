@@ -20,9 +20,10 @@ use units::{FunctionName, SessionId};
 use crate::intake::Registry;
 use crate::invoke::{self, Event, Invocation, InvokeError};
 use crate::journal::JournalError;
-use crate::layout::{self, TaskKey};
+use crate::layout::TaskKey;
 use crate::meter::Progress;
 use crate::node::Node;
+use crate::queue;
 use crate::settings::{Setting, SettingError};
 use crate::store::StoreError;
 use crate::task::{Attempt, State, Verdict};
@@ -36,8 +37,6 @@ const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
 /// Chunks read ahead of a slow reader of a log, of up to 64 KiB each.
 const CHUNKS_AHEAD: usize = 4;
 
-/// Waiting objects are counted up to this: fewer by one than the most that S3 lists at once.
-const WAITING_MAX: u32 = 999;
 /// So that one slow bucket does not hold up the rest.
 const LISTINGS_AT_ONCE: usize = 8;
 /// A receipt of a task with as many attempts and results as there may be is a fraction of this.
@@ -466,28 +465,20 @@ async fn send_log(
     }
 }
 
-/// What waits for a function, counted as far as one listing goes: with a hundred thousand objects the question must stay
-/// cheap.
+/// What waits for a function, and what keeps it from running.
 async fn queue(node: &Node, function: FunctionName) -> wire::Queue {
-    let listed = node
-        .store
-        .list(function.as_str(), layout::INPUT, None, WAITING_MAX + 1)
+    let waiting = queue::count(node.store.as_ref(), &function)
         .await
-        .inspect_err(|err| debug!(%function, error = %service_kit::Chain(err), "waiting tasks not counted"));
-    let waiting = listed.ok().map(|listed| {
-        let tasks = listed
-            .iter()
-            .filter(|object| TaskKey::from_input(&object.key).is_some());
-        u32::try_from(tasks.count()).unwrap_or(u32::MAX)
-    });
+        .inspect_err(|err| debug!(%function, error = %service_kit::Chain(err), "waiting tasks not counted"))
+        .ok();
     let problem = node.problems.of(&function);
     let (problem, hint) = problem
         .map(|problem| (problem.error, problem.hint))
         .unwrap_or_default();
     wire::Queue {
         function: function.into(),
-        waiting: waiting.map(|waiting| waiting.min(WAITING_MAX)),
-        has_more: waiting.is_some_and(|waiting| waiting > WAITING_MAX),
+        waiting: waiting.map(|waiting| waiting.tasks),
+        has_more: waiting.is_some_and(|waiting| waiting.has_more),
         problem,
         hint,
     }

@@ -9,6 +9,7 @@ use tracing::{error, warn};
 use crate::credit::CreditError;
 use crate::documents::Settled;
 use crate::journal::JournalError;
+use crate::metrics::METRICS;
 use crate::node::Node;
 use crate::publish::{self, PublishError};
 use crate::store::Head;
@@ -82,6 +83,7 @@ pub async fn finish(node: &Node, mut attempt: Attempt, object: Option<&Head>) ->
             bill: Some(bill),
         };
         record(node, &attempt).await;
+        METRICS.attempt_over(&attempt);
     }
     attempt
 }

@@ -45,6 +45,7 @@ pub mod journal;
 pub mod layout;
 pub mod memory;
 pub mod meter;
+pub mod metrics;
 pub mod node;
 pub mod park;
 pub mod problem;

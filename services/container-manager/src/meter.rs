@@ -26,6 +26,7 @@ use crate::cgroup::{CgroupError, ContainerGroup, CpuStat, TaskGroup};
 use crate::credit::{Credit, CreditError, SessionState, Usage};
 use crate::journal::JournalError;
 use crate::memory::Reservation;
+use crate::metrics::METRICS;
 use crate::recorder::Recorder;
 use crate::recording::Record;
 use crate::scaler::headroom::{self, Demand};
@@ -345,10 +346,12 @@ impl Meter {
     ) -> Result<(), std::convert::Infallible> {
         loop {
             let due = self.due(Instant::now());
-            if !due.usages.is_empty()
-                && let Err(err) = self.send(due).await
-            {
-                warn!(error = %Chain(&err), "usage not reported, will be with the next report");
+            if !due.usages.is_empty() {
+                let sent = self.send(due).await.inspect_err(
+                    |err| warn!(error = %Chain(err), "usage not reported, will be with the next report"),
+                );
+                let result = if sent.is_ok() { "taken" } else { "failed" };
+                METRICS.reports.with_label_values(&[result]).inc();
             }
             tokio::select! {
                 biased;

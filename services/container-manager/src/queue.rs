@@ -25,6 +25,30 @@ pub struct Waiting {
     pub size: u64,
 }
 
+/// Waiting objects are counted up to this: fewer by one than the most that S3 lists at once.
+const WAITING_MAX: u32 = PAGE - 1;
+
+/// What waits in `input/`, counted as far as one listing goes: with a hundred thousand objects the question must stay cheap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Count {
+    pub tasks: u32,
+    /// There are more than were counted.
+    pub has_more: bool,
+}
+
+/// Counts what waits for a function.
+pub async fn count(store: &dyn ObjectStore, function: &FunctionName) -> Result<Count, StoreError> {
+    let listed = store.list(function.as_str(), layout::INPUT, None, PAGE).await?;
+    let tasks = listed
+        .iter()
+        .filter(|object| TaskKey::from_input(&object.key).is_some());
+    let tasks = u32::try_from(tasks.count()).unwrap_or(u32::MAX);
+    Ok(Count {
+        tasks: tasks.min(WAITING_MAX),
+        has_more: tasks > WAITING_MAX,
+    })
+}
+
 #[derive(Default)]
 pub struct Queue {
     /// Tasks of ours that may still be seen in `input/`, or are on their way back to it.

@@ -35,6 +35,7 @@ use crate::intake::{self, Registry};
 use crate::journal::Journal;
 use crate::memory::NodeMemory;
 use crate::meter::Meter;
+use crate::metrics::{self, METRICS};
 use crate::node::Node;
 use crate::problem::Problems;
 use crate::recorder::Recorder;
@@ -124,7 +125,13 @@ pub async fn run(
     tls::check_listen(listener.local_addr()?, config.tls.as_ref())?;
     let tls = config.tls.as_ref().map(ServerTls::server).transpose()?;
     let connections = listener::connections(listener, tls.map(Arc::new));
-    service_kit::metrics::start(config.metrics_listen, shutdown.clone()).await?;
+    service_kit::metrics::start(
+        config.metrics_listen,
+        "container-manager",
+        &METRICS.catalogue,
+        shutdown.clone(),
+    )
+    .await?;
     let registry = Arc::new(Registry::default());
     webhook::start(config.notify_listen, registry.clone(), shutdown.clone())
         .await
@@ -193,6 +200,12 @@ pub async fn run(
     });
 
     let mut supervisor = Supervisor::new(shutdown.clone());
+    if node.config.metrics_listen.is_some() {
+        let (surveyed, served) = (node.clone(), registry.clone());
+        supervisor.spawn("metrics", again, move |shutdown| {
+            metrics::survey(surveyed.clone(), served.clone(), shutdown)
+        });
+    }
     let (api_node, api_registry) = (node.clone(), registry.clone());
     let mut connections = Some(connections);
     supervisor.spawn("api", OnExit::Shutdown, move |shutdown| {

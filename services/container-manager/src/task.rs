@@ -181,6 +181,16 @@ pub enum StoppedBy {
 }
 
 impl Verdict {
+    pub const ALL: [Self; 7] = [
+        Self::Succeeded,
+        Self::Failed,
+        Self::GaveUp,
+        Self::Aborted,
+        Self::Cancelled,
+        Self::CapSpent,
+        Self::PlatformFault,
+    ];
+
     /// `None` for an attempt that came to its end by itself.
     pub fn stopped_by(self) -> Option<StoppedBy> {
         match self {

@@ -21,6 +21,7 @@ pub mod governor;
 pub mod grant;
 pub mod ledger;
 pub mod lineage;
+pub mod metrics;
 pub mod pace;
 pub mod quote;
 pub mod rating;
@@ -57,6 +58,7 @@ use crate::alert::Alerts;
 use crate::api::{AccessApi, AccountApi, LedgerApi, LocalAuthority, SessionApi};
 use crate::bank::Now;
 use crate::ledger::{Journal, Reader};
+use crate::metrics::METRICS;
 use crate::settlement::audit::Auditor;
 use crate::settlement::deposit::Scanner;
 use crate::settlement::gridcoin::{Gridcoin, GridcoinConfig};
@@ -117,7 +119,13 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     config.validate().context("the configuration makes no sense")?;
-    service_kit::metrics::start(config.metrics_listen, shutdown.clone()).await?;
+    service_kit::metrics::start(
+        config.metrics_listen,
+        "credit-manager",
+        &METRICS.catalogue,
+        shutdown.clone(),
+    )
+    .await?;
     let journal = Journal::open(&config.database).context("failed to open the ledger")?;
     // After the ledger, which only one process may have open.
     let door = Door::open(&config, &edges, listener)?;
@@ -198,6 +206,10 @@ pub fn assemble(
     let on_exit = OnExit::Restart { backoff: BACKOFF };
     supervisor.spawn("reconciliation", on_exit, move |shutdown| {
         reconciler.clone().run(shutdown)
+    });
+    let surveyed = writer.clone();
+    supervisor.spawn("metrics", on_exit, move |shutdown| {
+        metrics::survey(surveyed.clone(), shutdown)
     });
     let sessions = SessionServiceServer::new(SessionApi {
         writer: writer.clone(),

@@ -12,12 +12,14 @@ use service_kit::Chain;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::{error, info};
-use units::{SessionId, TaskId};
+use units::{Amount, SessionId, TaskId};
 
 use crate::bank::{Bank, BankError, Change, Descent, Effects, OpenRequest};
 use crate::ledger::accounts::BalanceOverflow;
+use crate::ledger::transfers::Kind;
 use crate::ledger::{Journal, Transfer, TransferId};
 use crate::lineage;
+use crate::metrics::METRICS;
 use crate::session::{AttemptCost, Bill, Task};
 use crate::settlement::outbox::Payout;
 use crate::settlement::wallet::PaymentId;
@@ -138,7 +140,9 @@ impl Desk {
         } = self.bank.take_effects();
         for change in &changes {
             self.journal.apply(change)?;
-            batch.posted |= matches!(change, Change::Posted(_));
+            if let Change::Posted(transfer) = change {
+                batch.posted.push((transfer.kind, transfer.amount));
+            }
         }
         batch.stale.extend(stale);
         batch.news.extend(news);
@@ -161,7 +165,7 @@ struct Batch {
     stale: BTreeSet<SessionId>,
     news: BTreeSet<SessionId>,
     gates: BTreeSet<units::UserName>,
-    posted: bool,
+    posted: Vec<(Kind, Amount)>,
 }
 
 type Command = Box<dyn FnOnce(&mut Desk) -> Answer + Send>;
@@ -281,7 +285,9 @@ impl Ledger {
     /// Puts a batch on disk. If that fails, nothing of it has happened.
     pub fn commit(&mut self, batch: Written) -> Committed {
         let Written { answers, written } = batch;
+        let began = Instant::now();
         let committed = written.and_then(|batch| self.desk.journal.commit().map(|()| batch));
+        METRICS.commit_duration.observe(began.elapsed().as_secs_f64());
         Committed { answers, committed }
     }
 
@@ -290,17 +296,19 @@ impl Ledger {
         let Committed { answers, committed } = batch;
         match committed {
             Ok(batch) => {
+                METRICS.committed(answers.len(), &batch.posted);
                 for answer in answers {
                     answer(Ok(()));
                 }
                 let desk = &mut self.desk;
                 desk.watchers.publish(&desk.bank, &batch.news, &batch.gates);
-                if batch.posted {
+                if !batch.posted.is_empty() {
                     self.settle.notify_one();
                 }
                 Ok(())
             }
             Err(err) => {
+                METRICS.commit_failed();
                 error!(error = %Chain(&err), "the ledger cannot be written, nothing was changed");
                 let err = Arc::new(err);
                 for answer in answers {

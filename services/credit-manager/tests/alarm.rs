@@ -65,10 +65,15 @@ async fn a_wallet_that_disagrees_raises_the_alarm_and_a_forgotten_send_is_not_ma
     let folder = tempfile::tempdir().unwrap();
     let shutdown = CancellationToken::new();
     let any = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
-    let metrics = service_kit::metrics::start(any, shutdown.clone())
-        .await
-        .unwrap()
-        .unwrap();
+    let metrics = service_kit::metrics::start(
+        any,
+        "credit-manager",
+        &credit_manager::metrics::METRICS.catalogue,
+        shutdown.clone(),
+    )
+    .await
+    .unwrap()
+    .unwrap();
     let world = DaemonWorld::start(Mode::Accounts).await;
     let mut config = config(folder.path(), "accounts");
     config.reconcile_ms = 20;

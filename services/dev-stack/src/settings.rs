@@ -81,6 +81,8 @@ pub(crate) fn container_manager(
         "capacity_millicores": config.capacity_millicores,
         "hold_ms": u64::try_from(config.hold.as_millis())?,
         "record": config.record,
+        // Of every service: they share the process.
+        "metrics_listen": config.metrics,
         "cgroup_tree": format!("gridfaas-{id}"),
         // Whoever may write to a bucket here is whoever started the stack, or was let in by them.
         "build_definitions": true,

@@ -61,6 +61,8 @@ pub struct UpConfig {
     pub notify: bool,
     /// A folder of certificates for the gRPC services, made if missing; `None`: no TLS.
     pub pki: Option<PathBuf>,
+    /// Where Prometheus finds the metrics of every service; `None` shows none.
+    pub metrics: Option<SocketAddr>,
     /// How containers are scaled where their function says nothing, and by which constants.
     pub scaler: ScalerConfig,
 }
@@ -78,6 +80,7 @@ impl UpConfig {
             record: None,
             notify: true,
             pki: None,
+            metrics: None,
             scaler: ScalerConfig::default(),
         }
     }

@@ -5,9 +5,12 @@ use std::io::IsTerminal as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, reload};
+
+use crate::metrics::COMMON;
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -105,11 +108,28 @@ pub fn start(filter: &LogFilter, format: LogFormat) -> Result<(), LogFilterError
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines.json().boxed(),
     };
-    let started = tracing_subscriber::registry().with(layer).with(lines).try_init();
+    let started = tracing_subscriber::registry()
+        .with(layer)
+        .with(lines)
+        .with(CountLines)
+        .try_init();
     if started.is_ok() {
         *running() = Some(Running { filter, reload });
     }
     Ok(())
+}
+
+/// Counts, for the metrics, the lines that somebody should look at.
+struct CountLines;
+
+impl<S: Subscriber> Layer<S> for CountLines {
+    fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
+        match *event.metadata().level() {
+            Level::ERROR => COMMON.log_lines.with_label_values(&["error"]).inc(),
+            Level::WARN => COMMON.log_lines.with_label_values(&["warn"]).inc(),
+            _ => {}
+        }
+    }
 }
 
 /// The filter in force; the default where logging was not started.

@@ -1,5 +1,6 @@
 //! `gridfaas up`
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -30,6 +31,9 @@ pub(crate) struct UpArgs {
     /// The dashboard's port; 0 for any [default: 7404, or any]
     #[arg(long, value_name = "PORT")]
     dashboard_port: Option<u16>,
+    /// Show metrics for Prometheus at /metrics on this port; 0 for any, which the log then tells
+    #[arg(long, value_name = "PORT")]
+    metrics_port: Option<u16>,
     /// Milliseconds between two blocks of the development chain; 0 makes them only on demand
     #[arg(long, value_name = "MS", default_value = "1000")]
     block_interval_ms: u64,
@@ -74,6 +78,9 @@ impl UpArgs {
             notify: !self.no_notify,
             // Each service reads them by itself.
             pki: self.pki.map(std::path::absolute).transpose()?,
+            metrics: self
+                .metrics_port
+                .map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
             ..UpConfig::new(data_dir)
         })
     }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use metrics::counter;
 use service_kit::Chain;
+use service_kit::metrics::Parts;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -15,16 +15,13 @@ use super::memory::LiveMemory;
 use super::{ContainerInfo, Signal};
 use crate::cgroup::{CgroupError, ContainerGroup, CpuStat, TaskGroup, Weight};
 use crate::credit::SessionState;
+use crate::metrics::METRICS;
 use crate::recording::Record;
 use crate::restriction;
 use crate::scaler::{MemoryRules, Sample, Scaler, ScalerConfig, Wishes};
 
 /// What is shown as a container's use is averaged over this long.
 const USED_OVER: Duration = Duration::from_secs(1);
-
-/// Of all containers, since this process began to meter them.
-const CPU_METRIC: &str = "gridfaas_container_cpu_microseconds_total";
-const THROTTLED_METRIC: &str = "gridfaas_container_throttled_microseconds_total";
 
 pub(super) struct LiveContainer {
     pub(super) info: ContainerInfo,
@@ -140,11 +137,11 @@ impl LiveContainer {
     /// Takes in a new reading, for the metrics as well.
     pub(super) fn count(&mut self, stat: CpuStat) {
         let before = std::mem::replace(&mut self.stat, stat);
-        for (name, before, now) in [
-            (CPU_METRIC, before.usage.total, stat.usage.total),
-            (THROTTLED_METRIC, before.throttled(), stat.throttled()),
+        for (metric, before, now) in [
+            (&METRICS.cpu, before.usage.total, stat.usage.total),
+            (&METRICS.throttled, before.throttled(), stat.throttled()),
         ] {
-            counter!(name).increment(now.saturating_sub(before).micros());
+            metric.inc_by(Parts::new(now.saturating_sub(before).micros()));
         }
     }
 

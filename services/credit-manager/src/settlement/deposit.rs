@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use metrics::counter;
 use service_kit::{Chain, Clock};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
@@ -15,6 +14,7 @@ use units::{Amount, Timestamp, UserName};
 
 use super::wallet::{Deposit, Deposits, Wallet, WalletError};
 use crate::ledger::{Transfer, TransferId};
+use crate::metrics::METRICS;
 use crate::writer::{CommandError, Desk, Writer};
 
 /// Brings the ledger up to what the chain shows.
@@ -103,7 +103,7 @@ fn credit(desk: &mut Desk, deposit: &Deposit, user: &UserName, now: Timestamp) -
         desk.bank.move_deposit(transfer, user)?;
         let amount_halfords = deposit.id.amount.halfords();
         info!(%user, amount_halfords, txid = deposit.id.txid, "deposit credited");
-        counter!("gridfaas_deposits_total", "result" => "credited").increment(1);
+        METRICS.deposits.with_label_values(&["credited"]).inc();
     }
     Ok(())
 }
@@ -118,7 +118,7 @@ fn take_back(
         desk.bank.move_deposit(Transfer::reversal(&credit, now), user)?;
         let amount_halfords = deposit.id.amount.halfords();
         error!(%user, amount_halfords, txid = deposit.id.txid, "a credited deposit left the chain, taken back");
-        counter!("gridfaas_deposits_total", "result" => "taken-back").increment(1);
+        METRICS.deposits.with_label_values(&["taken-back"]).inc();
     }
     Ok(())
 }

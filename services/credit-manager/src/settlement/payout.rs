@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use metrics::{counter, gauge};
+use service_kit::metrics::Parts;
 use service_kit::{Chain, Clock};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::outbox::{AfterSending, Payout, PayoutState, Rules, after_looking, after_refusal, after_sending};
 use super::wallet::{Payment, PaymentId, Receipt, Wallet, WalletError};
+use crate::metrics::METRICS;
 use crate::writer::{CommandError, Writer};
 
 /// The longest rest after payments of earnings were refused.
@@ -182,8 +183,10 @@ impl Payouts {
 fn count(payouts: &[Payout]) {
     for state in [PayoutState::Unsent, PayoutState::InFlight, PayoutState::Unclear] {
         let waiting = payouts.iter().filter(|payout| payout.state == state).count();
-        let waiting = u32::try_from(waiting).unwrap_or(u32::MAX);
-        gauge!("gridfaas_outbox_payments", "state" => state.as_str()).set(waiting);
+        METRICS
+            .outbox
+            .with_label_values(&[state.as_str()])
+            .set(Parts::new(waiting));
     }
 }
 
@@ -236,5 +239,5 @@ fn note(payout: &Payout, next: &PayoutState) {
         }
         PayoutState::Unsent | PayoutState::InFlight | PayoutState::Unclear => {}
     }
-    counter!("gridfaas_payouts_total", "purpose" => purpose, "result" => next.as_str()).increment(1);
+    METRICS.payouts.with_label_values(&[purpose, next.as_str()]).inc();
 }

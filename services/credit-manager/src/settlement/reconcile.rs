@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use metrics::{counter, gauge, histogram};
+use service_kit::metrics::Parts;
 use service_kit::{Chain, Clock};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -18,6 +18,7 @@ use units::{Amount, UserName};
 
 use super::audit::{AuditError, Auditor, Mirror};
 use super::outbox::Payout;
+use crate::metrics::METRICS;
 use crate::writer::CommandError;
 
 /// How many moves of a user to look back; each is asked for apart.
@@ -55,7 +56,7 @@ impl Reconciler {
             Ok(mirror) => mirror,
             Err(err) => {
                 debug!(error = %Chain(&err), "the wallet cannot be compared with the ledger");
-                counter!("gridfaas_reconciliations_total", "result" => "unknown").increment(1);
+                METRICS.reconciliations.with_label_values(&["unknown"]).inc();
                 return Ok(was_right);
             }
         };
@@ -72,10 +73,14 @@ impl Reconciler {
             info!("the wallet agrees with the ledger again");
         }
         let result = if is_right { "agrees" } else { "disagrees" };
-        counter!("gridfaas_reconciliations_total", "result" => result).increment(1);
-        gauge!("gridfaas_reconciliation_ok").set(if is_right { 1.0 } else { 0.0 });
-        gauge!("gridfaas_reconciliation_time_seconds").set(seconds(self.clock.now().unix_ms()));
-        histogram!("gridfaas_reconciliation_duration_seconds").record(started.elapsed());
+        METRICS.reconciliations.with_label_values(&[result]).inc();
+        METRICS.reconciliation_ok.set(Parts::new(u32::from(is_right)));
+        METRICS
+            .reconciliation_time
+            .set(Parts::new(self.clock.now().unix_ms()));
+        METRICS
+            .reconciliation_duration
+            .observe(started.elapsed().as_secs_f64());
         for (user, excess) in excess {
             self.make_forgotten_moves_again(user, excess).await?;
         }
@@ -116,12 +121,4 @@ impl Reconciler {
         self.wake.notify_one();
         Ok(())
     }
-}
-
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "milliseconds since 1970 are far from the 53 bits that a float holds"
-)]
-fn seconds(unix_ms: i64) -> f64 {
-    unix_ms as f64 / 1000.0
 }

@@ -10,6 +10,7 @@ use rusqlite::{Connection, Savepoint, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Lock;
+use crate::metrics::{COMMON, Counter};
 
 /// Changes that may wait for the writer; whoever comes after waits for room.
 const QUEUE_MAX: usize = 1024;
@@ -42,9 +43,10 @@ impl GroupCommit {
     /// Starts the writer's thread. The database stays locked until its last change is written, even if that outlives this.
     pub fn start(name: &str, mut connection: Connection, lock: Lock) -> std::io::Result<Self> {
         let (jobs, queue) = mpsc::channel(QUEUE_MAX);
+        let commits = COMMON.database_commits.with_label_values(&[name]);
         let writer = thread::Builder::new().name(name.to_owned()).spawn(move || {
             let _lock = lock;
-            write_all(&mut connection, queue);
+            write_all(&commits, &mut connection, queue);
         })?;
         Ok(Self {
             jobs: Some(jobs),
@@ -122,11 +124,14 @@ fn attempt<T, E: ChangeError>(
     Ok(value)
 }
 
-fn write_all(connection: &mut Connection, mut queue: mpsc::Receiver<Job>) {
+fn write_all(commits: &Counter, connection: &mut Connection, mut queue: mpsc::Receiver<Job>) {
     let mut batch = Vec::with_capacity(BATCH_MAX);
     while queue.blocking_recv_many(&mut batch, BATCH_MAX) > 0 {
         let mut settles = Vec::with_capacity(batch.len());
         let committed = write_batch(connection, batch.drain(..), &mut settles).map_err(Arc::new);
+        if committed.is_ok() {
+            commits.inc();
+        }
         for settle in settles {
             settle(&committed);
         }
