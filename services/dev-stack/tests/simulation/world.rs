@@ -156,6 +156,8 @@ pub(crate) async fn run(seed: u64, folder: &Path) -> Outcome {
     }
     chaos.heal().await;
     process.abort();
+    // What serves knows the world that it serves: neither would ever end.
+    world.set_server(None);
     let laws = world.laws();
     laws.judge_the_end();
     Outcome {
