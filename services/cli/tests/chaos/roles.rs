@@ -229,6 +229,10 @@ impl Process {
         self.child = Some(command.spawn().unwrap());
     }
 
+    pub(crate) fn runs(&self) -> bool {
+        self.child.is_some()
+    }
+
     pub(crate) fn restart_if_due(&mut self) {
         if let Some(child) = &mut self.child
             && child.try_wait().unwrap().is_some()
