@@ -148,6 +148,9 @@ pub async fn watch_over(
         End::Recorded(record) => how_of(record),
         End::Unrecorded => match spool.read_exit_record() {
             Some(record) => how_of(record),
+            None if !spool.has_begun() => How::PlatformFault {
+                what: "the manager ended before the script began".to_owned(),
+            },
             None => unrecorded(&container).await,
         },
     };

@@ -67,6 +67,11 @@ impl Spool {
         serde_json::from_slice(&std::fs::read(self.exit_record()).ok()?).ok()
     }
 
+    /// Whether the script was to run: its supervisor begins the record before anything else.
+    pub fn has_begun(&self) -> bool {
+        std::fs::metadata(self.exit_record()).is_ok_and(|record| record.len() > 0)
+    }
+
     /// Brings the results out of the container, so that its slot is free and its death loses nothing.
     /// Returns what was not kept, and why.
     pub async fn collect(
@@ -149,5 +154,25 @@ impl Spool {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_record_has_not_begun_and_a_begun_one_tells_no_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = Spool::new(folder.path().to_owned());
+        assert!(!spool.has_begun(), "no record");
+        std::fs::write(spool.exit_record(), "").unwrap();
+        assert!(!spool.has_begun(), "its supervisor never got it");
+        std::fs::write(spool.exit_record(), "\n").unwrap();
+        assert!(spool.has_begun() && spool.read_exit_record().is_none());
+        let end =
+            r#"{"outcome":{"exited":{"code":0}},"user_us":1,"system_us":2,"log":{"written":0,"cut":0}}"#;
+        std::fs::write(spool.exit_record(), format!("\n{end}")).unwrap();
+        assert!(spool.has_begun() && spool.read_exit_record().is_some());
     }
 }

@@ -38,6 +38,10 @@ pub(crate) fn supervise(connection: &OwnedFd) -> anyhow::Result<()> {
 }
 
 fn supervise_run(connection: &OwnedFd, run: &Run, log: File, mut record_file: File) -> anyhow::Result<()> {
+    // A record that holds anything says that the script was to run, also if nothing ever says how it ended.
+    record_file
+        .write_all(b"\n")
+        .context("failed to begin the exit record")?;
     let record = match prepare(run) {
         Ok(()) => {
             let private = [connection.as_fd(), log.as_fd(), record_file.as_fd()];

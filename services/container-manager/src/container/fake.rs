@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::OpenOptions;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -146,8 +146,9 @@ impl Container for FakeContainer {
             return Err(ContainerError::Ended);
         }
         let record_path = request.exit_record.clone();
-        let record_file = OpenOptions::new().write(true).create_new(true).open(&record_path);
-        let record_file = record_file.map_err(|err| ContainerError::Disk {
+        let begun = OpenOptions::new().write(true).create_new(true).open(&record_path);
+        let begun = begun.and_then(|mut file| file.write_all(b"\n").map(|()| file));
+        let record_file = begun.map_err(|err| ContainerError::Disk {
             path: record_path,
             err,
         })?;
