@@ -5,10 +5,8 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use aws_sdk_s3::Client;
-use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
-use aws_smithy_http_client::tls;
 use dev_stack::S3Credentials;
 use schema::Problem;
 use units::{Amount, FunctionName};
@@ -29,24 +27,7 @@ pub(crate) struct ObjectStore {
 
 impl ObjectStore {
     pub(crate) fn new(url: String, credentials: &S3Credentials) -> Self {
-        let http_client = aws_smithy_http_client::Builder::new()
-            .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
-            .build_https();
-        let config = aws_sdk_s3::Config::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .http_client(http_client)
-            .endpoint_url(&url)
-            // Buckets are part of the path: a store on one machine has no name service for them.
-            .force_path_style(true)
-            .region(Region::from_static("us-east-1"))
-            .credentials_provider(Credentials::new(
-                &credentials.access_key,
-                credentials.secret_key.expose(),
-                None,
-                None,
-                "gridfaas",
-            ))
-            .build();
+        let config = credentials.client_config(&url).build();
         Self {
             client: Client::from_conf(config),
             url,

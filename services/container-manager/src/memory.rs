@@ -28,7 +28,7 @@ pub struct Reservation {
 
 /// A place in line, left when dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct PlaceInLine {
     id: u64,
     turn: Arc<Notify>,
     books: Arc<Mutex<Books>>,
@@ -76,12 +76,12 @@ impl NodeMemory {
     }
 
     /// Sets memory aside for a container of `user` that is about to start. Who gets none has a `place` in line from then on,
-    /// unless it would never fit, and asks again at its [turn](Place::turn); who gets some has left the line.
+    /// unless it would never fit, and asks again at its [turn](PlaceInLine::turn); who gets some has left the line.
     pub fn reserve(
         &self,
         user: &UserName,
         mib: u64,
-        place: &mut Option<Place>,
+        place: &mut Option<PlaceInLine>,
     ) -> Result<Reservation, NoMemory> {
         let standing = place.take().unwrap_or_else(|| self.stand(user, mib));
         let reserved = lock(&self.0).reserve(standing.id, mib);
@@ -97,7 +97,7 @@ impl NodeMemory {
         }
     }
 
-    fn stand(&self, user: &UserName, mib: u64) -> Place {
+    fn stand(&self, user: &UserName, mib: u64) -> PlaceInLine {
         let turn = Arc::new(Notify::new());
         let waiting = Waiting {
             user: user.clone(),
@@ -107,7 +107,7 @@ impl NodeMemory {
         let mut books = lock(&self.0);
         let id = books.new_id();
         books.line.insert(id, waiting);
-        Place {
+        PlaceInLine {
             id,
             turn,
             books: self.0.clone(),
@@ -124,14 +124,14 @@ impl NodeMemory {
     }
 }
 
-impl Place {
+impl PlaceInLine {
     /// Returns when there may be room for who stands here.
     pub async fn turn(&self) {
         self.turn.notified().await;
     }
 }
 
-impl Drop for Place {
+impl Drop for PlaceInLine {
     fn drop(&mut self) {
         let mut books = lock(&self.books);
         books.line.remove(&self.id);
@@ -391,7 +391,7 @@ mod tests {
         for (user, place) in [(&ann, &mut anns), (&bob, &mut bobs), (&bob, &mut bobs_other)] {
             memory.reserve(user, 400, place).unwrap_err();
         }
-        let came = |place: &Option<Place>| place.as_ref().unwrap().turn().now_or_never().is_some();
+        let came = |place: &Option<PlaceInLine>| place.as_ref().unwrap().turn().now_or_never().is_some();
         assert!(![&anns, &bobs, &bobs_other].into_iter().any(came));
         drop(first);
         assert!(came(&bobs) && !came(&anns) && !came(&bobs_other));

@@ -15,7 +15,7 @@ use tracing::{debug, info};
 use units::{MilliCores, UserName};
 
 use crate::node::Node;
-use crate::warm::{Shell, WarmError};
+use crate::warm::{Launched, WarmError};
 
 /// What each may use, beside what the scaler shares out: it starts at that pace, and uses nothing afterwards.
 const CPU: MilliCores = MilliCores::from_millicores(500);
@@ -38,7 +38,7 @@ type Used = (Recipe, UserName);
 /// The containers that are ready, oldest first.
 pub struct Spares {
     max: usize,
-    ready: Mutex<VecDeque<(Recipe, Shell)>>,
+    ready: Mutex<VecDeque<(Recipe, Launched)>>,
     used: mpsc::UnboundedSender<Used>,
 }
 
@@ -51,12 +51,12 @@ impl Spares {
     }
 
     /// A container of this kind, if one is ready.
-    pub fn take(&self, recipe: &Recipe) -> Option<Shell> {
+    pub fn take(&self, recipe: &Recipe) -> Option<Launched> {
         let mut ready = self.ready();
         let at = ready
             .iter()
-            .position(|(of, shell)| of == recipe && shell.is_alive())?;
-        ready.remove(at).map(|(_, shell)| shell)
+            .position(|(of, launched)| of == recipe && launched.is_alive())?;
+        ready.remove(at).map(|(_, launched)| launched)
     }
 
     /// Has another of this kind made ready.
@@ -79,15 +79,15 @@ impl Spares {
                     ready.pop_front()
                 }
             };
-            let Some((_, shell)) = oldest else {
+            let Some((_, launched)) = oldest else {
                 return;
             };
-            debug!(container_id = %shell.id(), "empty container stopped");
-            shell.stop(node).await;
+            debug!(container_id = %launched.id(), "empty container stopped");
+            launched.stop(node).await;
         }
     }
 
-    fn ready(&self) -> MutexGuard<'_, VecDeque<(Recipe, Shell)>> {
+    fn ready(&self) -> MutexGuard<'_, VecDeque<(Recipe, Launched)>> {
         // The list is never half changed.
         self.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -97,15 +97,15 @@ impl Spares {
 pub async fn keep(node: Arc<Node>, mut told: mpsc::UnboundedReceiver<Used>, shutdown: CancellationToken) {
     while let Some(Some((recipe, user))) = shutdown.run_until_cancelled(told.recv()).await {
         let spares = &node.spares;
-        let is_ready = |(of, shell): &(Recipe, Shell)| *of == recipe && shell.is_alive();
+        let is_ready = |(of, launched): &(Recipe, Launched)| *of == recipe && launched.is_alive();
         if spares.ready().iter().any(is_ready) {
             continue;
         }
         spares.stop_oldest(&node, spares.max - 1).await;
         match ready(&node, &recipe, &user).await {
-            Ok(shell) => {
-                info!(container_id = %shell.id(), image = recipe.image_digest, "empty container is ready");
-                spares.ready().push_back((recipe, shell));
+            Ok(launched) => {
+                info!(container_id = %launched.id(), image = recipe.image_digest, "empty container is ready");
+                spares.ready().push_back((recipe, launched));
             }
             Err(err) => debug!(error = %Chain(&err), "no empty container made ready"),
         }
@@ -113,8 +113,8 @@ pub async fn keep(node: Arc<Node>, mut told: mpsc::UnboundedReceiver<Used>, shut
     node.spares.stop_oldest(&node, 0).await;
 }
 
-async fn ready(node: &Node, recipe: &Recipe, user: &UserName) -> Result<Shell, WarmError> {
+async fn ready(node: &Node, recipe: &Recipe, user: &UserName) -> Result<Launched, WarmError> {
     // Those who wait for memory come first.
     let memory = node.memory.reserve(user, recipe.memory_mib, &mut None)?;
-    Shell::start(node, recipe, Arc::new(memory), CPU, |_, _| Ok(())).await
+    Launched::start(node, recipe, Arc::new(memory), CPU, |_, _| Ok(())).await
 }

@@ -17,7 +17,7 @@ use crate::cgroup::{CgroupError, ContainerGroup, ContainerLimits};
 use crate::container::{Container, ContainerError, ContainerSpec, Inbox};
 use crate::function::FunctionSettings;
 use crate::image::{self, Image, ImageError};
-use crate::memory::{NoMemory, Place, Reservation};
+use crate::memory::{NoMemory, PlaceInLine, Reservation};
 use crate::meter::ContainerInfo;
 use crate::node::Node;
 use crate::scaler::Wishes;
@@ -67,7 +67,7 @@ pub struct Record {
 }
 
 /// A running container, whoever it is for.
-pub struct Shell {
+pub struct Launched {
     group: Arc<dyn ContainerGroup>,
     handle: Arc<dyn Container>,
     /// Keeps the container from ending by itself.
@@ -80,11 +80,11 @@ pub struct Shell {
 
 /// A function's container.
 pub struct WarmContainer {
-    shell: Shell,
+    launched: Launched,
     record: Record,
 }
 
-impl Shell {
+impl Launched {
     /// Starts a container; it answers when this returns. It may use `cpu`; `made` is called before anything of it runs.
     pub async fn start(
         node: &Node,
@@ -184,7 +184,7 @@ impl WarmContainer {
         user: &UserName,
         settings: &FunctionSettings,
         object: &ImageObject,
-        place: &mut Option<Place>,
+        place: &mut Option<PlaceInLine>,
     ) -> Result<Arc<Self>, WarmError> {
         let (store, bucket) = (node.store.as_ref(), function.as_str());
         let image = node.images.prepare(store, bucket, object).await?;
@@ -203,12 +203,12 @@ impl WarmContainer {
             memory_mib: recipe.memory_mib,
         };
         let launch_at = Instant::now();
-        let container = if let Some(shell) = node.spares.take(&recipe) {
-            shell.memory.pass_on(user);
-            let record = record(shell.uid.uid);
-            let container = Self { shell, record };
+        let container = if let Some(launched) = node.spares.take(&recipe) {
+            launched.memory.pass_on(user);
+            let record = record(launched.uid.uid);
+            let container = Self { launched, record };
             if let Err(err) = container.join(node) {
-                container.shell.stop(node).await;
+                container.launched.stop(node).await;
                 return Err(err);
             }
             container
@@ -220,7 +220,7 @@ impl WarmContainer {
             let memory = Arc::new(node.memory.reserve(user, recipe.memory_mib, place)?);
             let mut recorded = None;
             // The cap is nothing until the meter has made room for it.
-            let shell = Shell::start(node, &recipe, memory.clone(), MilliCores::ZERO, |group, uid| {
+            let launched = Launched::start(node, &recipe, memory.clone(), MilliCores::ZERO, |group, uid| {
                 let record = record(uid);
                 record.write(&node.container_folder(group.id()))?;
                 node.meter.add_container(record.info(), group.clone(), record.cpu);
@@ -228,9 +228,9 @@ impl WarmContainer {
                 recorded = Some(record);
                 Ok(())
             });
-            let shell = shell.await?;
+            let launched = launched.await?;
             let record = recorded.expect("a container that runs was recorded");
-            Self { shell, record }
+            Self { launched, record }
         };
         let usable_us = u64::try_from(launch_at.elapsed().as_micros()).unwrap_or(u64::MAX);
         info!(
@@ -243,9 +243,9 @@ impl WarmContainer {
     /// Has the meter take charge of a container that runs already, and is this function's from now on.
     fn join(&self, node: &Node) -> Result<(), WarmError> {
         self.record.write(&node.container_folder(self.id()))?;
-        let (info, group) = (self.record.info(), self.shell.group.clone());
+        let (info, group) = (self.record.info(), self.launched.group.clone());
         node.meter.adopt_container(info, group, self.record.cpu)?;
-        node.meter.lend_memory(self.id(), self.shell.memory.clone());
+        node.meter.lend_memory(self.id(), self.launched.memory.clone());
         Ok(())
     }
 
@@ -268,20 +268,20 @@ impl WarmContainer {
         let memory = Arc::new(node.memory.adopt(&record.user, record.memory_mib));
         node.meter.lend_memory(id, memory.clone());
         let image = node.images.lease(&record.image_digest);
-        let shell = Shell::new(node, group, handle, uid, memory, image);
-        Ok(Some(Arc::new(Self { shell, record })))
+        let launched = Launched::new(node, group, handle, uid, memory, image);
+        Ok(Some(Arc::new(Self { launched, record })))
     }
 
     pub fn id(&self) -> ContainerId {
-        self.shell.id()
+        self.launched.id()
     }
 
     pub fn group(&self) -> &dyn ContainerGroup {
-        self.shell.group.as_ref()
+        self.launched.group.as_ref()
     }
 
     pub fn handle(&self) -> &dyn Container {
-        self.shell.handle.as_ref()
+        self.launched.handle.as_ref()
     }
 
     pub fn record(&self) -> &Record {
@@ -293,7 +293,7 @@ impl WarmContainer {
     }
 
     pub fn memory(&self) -> &Reservation {
-        &self.shell.memory
+        &self.launched.memory
     }
 
     /// Tasks that run at once.
@@ -302,18 +302,18 @@ impl WarmContainer {
     }
 
     pub fn is_alive(&self) -> bool {
-        self.shell.is_alive()
+        self.launched.is_alive()
     }
 
     /// Empties a slot's inbox for its next task.
     pub fn clear_inbox(&self, slot: u32) -> io::Result<Inbox> {
-        self.shell.handle.clear_inbox(slot)
+        self.launched.handle.clear_inbox(slot)
     }
 
     /// Stops the container and takes away all that belonged to it.
     pub async fn stop(&self, node: &Node, why: &str) {
         info!(container_id = %self.id(), why, "container stopped");
-        self.shell.stop(node).await;
+        self.launched.stop(node).await;
     }
 }
 

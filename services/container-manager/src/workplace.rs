@@ -11,7 +11,7 @@ use units::{FunctionName, UserName};
 use crate::credit::{CreditError, FunctionEntry};
 use crate::function::{FunctionSettings, retry_delay};
 use crate::layout;
-use crate::memory::Place;
+use crate::memory::PlaceInLine;
 use crate::node::Node;
 use crate::problem::Problem;
 use crate::store::StoreError;
@@ -26,7 +26,7 @@ pub struct Workplace {
     container: Option<Arc<WarmContainer>>,
     broken: Option<Broken>,
     /// In line for the node's memory.
-    place: Option<Place>,
+    place: Option<PlaceInLine>,
     /// The function that results go on to, found to be this user's.
     chain_known: Option<FunctionName>,
 }
@@ -149,7 +149,7 @@ impl Workplace {
         &mut self,
         settings: &FunctionSettings,
         image: &ImageObject,
-        place: &mut Option<Place>,
+        place: &mut Option<PlaceInLine>,
     ) -> Result<(Arc<WarmContainer>, bool), WarmError> {
         if let Some(container) = &self.container {
             if container.is_alive() {

@@ -5,6 +5,9 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
+use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
+use aws_smithy_http_client::tls::Provider;
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use service_kit::secret::{self, SecretError};
 use service_kit::{Secret, file};
 
@@ -58,6 +61,27 @@ impl S3Credentials {
             access_key: value("aws_access_key_id")?,
             secret_key: Secret::new(value("aws_secret_access_key")?),
         })
+    }
+
+    /// How a client with this key speaks to the store at `url`.
+    pub fn client_config(&self, url: impl Into<String>) -> aws_sdk_s3::config::Builder {
+        let http_client = aws_smithy_http_client::Builder::new()
+            .tls_provider(Provider::Rustls(CryptoMode::Ring))
+            .build_https();
+        aws_sdk_s3::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .http_client(http_client)
+            .endpoint_url(url)
+            // Buckets are part of the path: a store on one machine has no name service for them.
+            .force_path_style(true)
+            .region(Region::from_static("us-east-1"))
+            .credentials_provider(Credentials::new(
+                &self.access_key,
+                self.secret_key.expose(),
+                None,
+                None,
+                "gridfaas",
+            ))
     }
 
     /// Writes an AWS shared credentials file, for its owner only.

@@ -57,7 +57,7 @@ pub struct UpConfig {
     pub hold: Duration,
     /// Where the run is written down.
     pub record: Option<PathBuf>,
-    /// Whether the store tells the node of new objects.
+    /// Whether the node listens to the store, which tells of new objects.
     pub notify: bool,
     /// A folder of certificates for the gRPC services, made if missing; `None`: no TLS.
     pub pki: Option<PathBuf>,

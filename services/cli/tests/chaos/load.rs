@@ -13,8 +13,6 @@ use dev_stack::S3Credentials;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
-use crate::s3;
-
 pub(crate) const USERS: [&str; 2] = ["alice", "bob"];
 /// What each user has, in GRC.
 pub(crate) const FUNDS: &str = "100";
@@ -176,7 +174,8 @@ impl Load {
 fn client(folder: &Path, store: SocketAddr) -> Client {
     let credentials = S3Credentials::read(&folder.join("s3-credentials")).unwrap();
     let timeouts = TimeoutConfig::builder().operation_timeout(Duration::from_secs(2));
-    let config = s3::config(format!("http://{store}"), &credentials)
+    let config = credentials
+        .client_config(format!("http://{store}"))
         // A put that is tried again could be two versions of a file, and so two tasks.
         .retry_config(RetryConfig::disabled())
         .timeout_config(timeouts.build());

@@ -17,9 +17,6 @@ mod audit;
 mod load;
 mod network;
 mod roles;
-#[expect(unreachable_pub, reason = "the other test programs share it")]
-#[path = "../common/s3.rs"]
-mod s3;
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt as _;

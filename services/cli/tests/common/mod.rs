@@ -11,7 +11,6 @@
 )]
 
 pub mod browser;
-mod s3;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -295,7 +294,7 @@ pub fn s3(data_dir: &Path) -> Option<Client> {
 
 /// A client of a store with this key.
 pub fn client(url: &str, credentials: &S3Credentials) -> Client {
-    Client::from_conf(s3::config(url, credentials).build())
+    Client::from_conf(credentials.client_config(url).build())
 }
 
 /// An amount as the CLI prints it, in halfords.

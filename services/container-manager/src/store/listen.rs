@@ -59,7 +59,7 @@ impl Listener {
     async fn next(&mut self) -> Option<BTreeSet<FunctionName>> {
         loop {
             let Some(lines) = &mut self.lines else {
-                self.lines = self.source.connect().await?;
+                self.lines = Some(self.source.connect().await?);
                 continue;
             };
             match timeout(SILENCE, lines.next()).await {
@@ -76,23 +76,24 @@ impl Listener {
 }
 
 impl Source {
-    /// Asks once; an inner `None` says that asking again may help, and has waited.
-    async fn connect(&self) -> Option<Option<Lines>> {
-        match self.ask().await {
-            Ok(lines @ Some(_)) => {
-                debug!("the store tells of new objects");
-                return Some(lines);
-            }
-            Ok(None) => {}
-            Err(SdkError::ServiceError(refused)) if is_refusal(refused.raw().status().as_u16()) => {}
-            Err(err) => {
-                debug!(error = %Chain(&err), "the store is not listened to, will retry");
-                sleep(RECONNECT).await;
-                return Some(None);
+    /// Asks until the store answers; `None` if it does not tell.
+    async fn connect(&self) -> Option<Lines> {
+        loop {
+            match self.ask().await {
+                Ok(Some(lines)) => {
+                    debug!("the store tells of new objects");
+                    return Some(lines);
+                }
+                Err(err) if !is_refusal(&err) => {
+                    debug!(error = %Chain(&err), "the store is not listened to, will retry");
+                    sleep(RECONNECT).await;
+                }
+                Ok(None) | Err(_) => {
+                    info!("the store does not tell of new objects, which are found by listing");
+                    return None;
+                }
             }
         }
-        info!("the store does not tell of new objects, which are found by listing");
-        None
     }
 
     /// `None` if the answer is not one that goes on.
@@ -118,6 +119,10 @@ impl Source {
 }
 
 /// Whether asking again would not help.
-fn is_refusal(status: u16) -> bool {
-    (400..500).contains(&status) || status == 501
+fn is_refusal(err: &SdkError<GetObjectError>) -> bool {
+    let SdkError::ServiceError(refused) = err else {
+        return false;
+    };
+    let status = refused.raw().status();
+    status.is_client_error() || status.as_u16() == 501
 }
