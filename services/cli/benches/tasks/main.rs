@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 
 use common::Stack;
 use figures::Figures;
+use tokio::task::block_in_place;
 
 #[tokio::main]
 async fn main() {
@@ -33,7 +34,7 @@ async fn main() {
     let path = folder.join("summary.json");
     let mut figures = Figures::read(&path);
     if std::env::args().any(|argument| argument == "queue") {
-        queue::measure(&mut figures).await;
+        queue::measure(&mut figures, &path).await;
     } else {
         tasks(&mut figures, &path).await;
     }
@@ -54,7 +55,8 @@ async fn tasks(figures: &mut Figures, path: &Path) {
     latency::measure_cold(&stack, &s3, figures).await;
     figures.write(path);
     assert_eq!(stack.json(&["audit"])["ok"], true, "{}", stack.log());
-    crash::measure(&mut stack, figures);
+    // What is not asynchronous has calls of the store that block.
+    block_in_place(|| crash::measure(&mut stack, figures));
     figures.write(path);
     drop(stack);
 
@@ -66,7 +68,7 @@ async fn tasks(figures: &mut Figures, path: &Path) {
     latency::measure_polled(&polled, &s3, figures).await;
     figures.write(path);
     drop(polled);
-    control::measure(figures);
+    block_in_place(|| control::measure(figures));
     scaling(figures);
 }
 

@@ -1,5 +1,6 @@
 //! A long queue and many functions: memory, what being idle costs, and whether tasks start in order.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use aws_sdk_s3::Client;
@@ -16,11 +17,12 @@ const FUNCTIONS: usize = 1000;
 const SETTLE: Duration = Duration::from_secs(60);
 const WATCH: Duration = Duration::from_secs(30);
 
-pub(crate) async fn measure(figures: &mut Figures) {
+pub(crate) async fn measure(figures: &mut Figures, path: &Path) {
     let Some(stack) = Stack::start() else { return };
     crate::fund(&stack);
     let s3 = s3(stack.folder()).unwrap();
     queue(&stack, &s3, figures).await;
+    figures.write(path);
     functions(&stack, &s3, figures).await;
 }
 
