@@ -177,30 +177,39 @@ impl Images {
         let fetched = store.download(bucket, &object.key, &file, self.bytes_max).await?;
         let fetched = fetched.ok_or_else(|| ImageError::Gone { key: key() })?;
         let image = self.image(fetched.sha256);
-        if !image.folder.is_dir() {
-            let broken = |err| ImageError::Broken { key: key(), err };
-            let sif = if is_definition {
-                if !self.builds {
-                    return Err(ImageError::BuildsOff { key: key() });
-                }
-                let built = incoming.path().join("built.sif");
-                let _one_at_a_time = self.building.lock().await;
-                self.tool.build(&file, &built).await.map_err(broken)?;
-                built
-            } else {
-                file
-            };
-            let _one_at_a_time = self.unpacking.lock().await;
-            if !image.folder.is_dir() {
-                let unpacked = self.tool.unpack(&sif, &image.folder, self.bytes_max);
-                unpacked.await.map_err(broken)?;
-                info!(bucket, key = object.key, digest = image.digest, "image prepared");
-                self.evict().await;
-            }
+        if is_definition && !self.builds && !image.folder.is_dir() {
+            return Err(ImageError::BuildsOff { key: key() });
         }
+        let made = if is_definition {
+            self.build(&file, &incoming.path().join("built.sif"), &image).await
+        } else {
+            self.unpack(&file, &image).await
+        };
+        made.map_err(|err| ImageError::Broken { key: key(), err })?;
         self.mark_used(&image.digest);
         fs::write(version, &image.digest).map_err(disk(version))?;
         Ok(image)
+    }
+
+    /// Makes an image's folder of a definition, unless it is there by the time that this is first in line.
+    async fn build(&self, definition: &Path, sif: &Path, image: &Image) -> Result<(), ContainerError> {
+        let _one_at_a_time = self.building.lock().await;
+        if !image.folder.is_dir() {
+            self.tool.build(definition, sif).await?;
+            self.unpack(sif, image).await?;
+        }
+        Ok(())
+    }
+
+    /// As [`Self::build`], of what is built already.
+    async fn unpack(&self, sif: &Path, image: &Image) -> Result<(), ContainerError> {
+        let _one_at_a_time = self.unpacking.lock().await;
+        if !image.folder.is_dir() {
+            self.tool.unpack(sif, &image.folder, self.bytes_max).await?;
+            info!(digest = image.digest, "image prepared");
+            self.evict().await;
+        }
+        Ok(())
     }
 
     /// From its own lease on, an image is not evicted.
@@ -325,14 +334,21 @@ fn bytes_in(folder: &Path) -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures::future::join_all;
+
     use super::*;
     use crate::store::fake::FakeStore;
 
     const BUCKET: &str = "stress";
     const MIB: u64 = 1 << 20;
 
-    /// Makes a folder of one MiB of every image.
-    struct OneMib;
+    /// Makes a folder of one MiB of every image, and counts what it builds.
+    #[derive(Default)]
+    struct OneMib {
+        built: AtomicUsize,
+    }
 
     #[async_trait]
     impl ImageTool for OneMib {
@@ -346,8 +362,30 @@ mod tests {
         }
 
         async fn build(&self, _definition: &Path, _sif: &Path) -> Result<(), ContainerError> {
-            unreachable!("no definitions here")
+            self.built.fetch_add(1, Ordering::Relaxed);
+            tokio::task::yield_now().await;
+            Ok(())
         }
+    }
+
+    #[tokio::test]
+    async fn one_definition_in_many_buckets_is_built_once() {
+        let root = tempfile::tempdir().unwrap();
+        let store = FakeStore::default();
+        let tool = Arc::new(OneMib::default());
+        let images = Images::new(root.path().join("images"), tool.clone(), true, MIB, 5 * MIB);
+        let buckets: Vec<String> = (0..10).map(|number| format!("function{number}")).collect();
+        let prepared = buckets.iter().map(async |bucket| {
+            let key = "utils/base.def".to_owned();
+            store.create_bucket(bucket);
+            store.drop_object(bucket, &key, "Bootstrap: scratch");
+            let etag = store.etag(bucket, &key).unwrap();
+            let object = ImageObject { key, etag };
+            images.prepare(&store, bucket, &object).await.unwrap().digest
+        });
+        let digests = join_all(prepared).await;
+        assert!(digests.iter().all(|digest| *digest == digests[0]), "{digests:?}");
+        assert_eq!(tool.built.load(Ordering::Relaxed), 1);
     }
 
     #[tokio::test]
@@ -357,7 +395,7 @@ mod tests {
         store.create_bucket(BUCKET);
         let images = Images::new(
             root.path().join("images"),
-            Arc::new(OneMib),
+            Arc::new(OneMib::default()),
             false,
             MIB,
             5 * MIB / 2,
