@@ -19,6 +19,12 @@ wrong_usage() {
   exit 2
 }
 
+# run COMMAND…: runs it; with `--dry-run`, which scripts turn into DRY_RUN=1, it only says so.
+DRY_RUN=
+run() {
+  if [ -n "$DRY_RUN" ]; then say "would run: $(printf '%q ' "$@")"; else "$@"; fi
+}
+
 # usage FILE: prints the comment block at the head of a script, which is its manual page.
 usage() { awk 'NR == 1 { next } !/^#/ { exit } { sub(/^# ?/, ""); print }' "$1"; }
 
