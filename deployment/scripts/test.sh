@@ -39,13 +39,16 @@ step 'formatting'
 cargo fmt --all --check
 
 step 'shell scripts'
-git ls-files -z -- '*.sh' .ci/run | xargs -0 shellcheck --external-sources
+git ls-files -z -- '*.sh' deployment/debian .ci/run | xargs -0 shellcheck --external-sources
 
 step 'lints'
 cargo clippy --locked --workspace --all-targets -- -D warnings
 
 step 'tests'
 cargo test --locked --workspace
+
+step 'the deployment scripts'
+"$here/test-deployment.sh" --binary "${CARGO_TARGET_DIR:-target}/debug/gridfaas"
 
 step 'control groups on pure cgroup v2'
 "$here/test-cgroup-v2.sh"
