@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use proto::container::v1::Queue;
 use schema::{Container, Function, Problem, Task, User, Withdrawal};
 use serde::Serialize;
 use units::{Amount, CpuTime, Timestamp};
@@ -130,23 +131,36 @@ impl Show for Withdrawals {
 
 #[derive(Debug, Serialize)]
 #[serde(transparent)]
-pub(crate) struct Functions(pub(crate) Vec<Function>);
+pub(crate) struct Functions(pub(crate) Vec<FunctionNow>);
+
+/// A function, and what keeps it from running on the node that was asked.
+#[derive(Debug, Serialize)]
+pub(crate) struct FunctionNow {
+    #[serde(flatten)]
+    pub(crate) function: Function,
+    pub(crate) problem: Option<Problem>,
+}
+
+impl FunctionNow {
+    fn starts(&self) -> String {
+        match &self.problem {
+            _ if !self.function.may_start => format!("no: {}", self.function.refusal),
+            Some(problem) => format!("no: {}", problem_shown(problem)),
+            None => "yes".to_owned(),
+        }
+    }
+}
 
 impl Show for Functions {
     fn text(&self) -> String {
         columns(
             ["NAME", "USER", "MAX SPEND", "STARTS TASKS"],
-            self.0.iter().map(|function| {
-                let starts = if function.may_start {
-                    "yes".to_owned()
-                } else {
-                    format!("no: {}", function.refusal)
-                };
+            self.0.iter().map(|now| {
                 [
-                    function.name.clone(),
-                    function.user.clone(),
-                    limit_shown(function.max_spend_per_hour),
-                    starts,
+                    now.function.name.clone(),
+                    now.function.user.clone(),
+                    limit_shown(now.function.max_spend_per_hour),
+                    now.starts(),
                 ]
             }),
         )
@@ -233,9 +247,31 @@ pub(crate) struct Tasks {
 #[derive(Debug, Serialize)]
 pub(crate) struct Waiting {
     pub(crate) function: String,
-    pub(crate) tasks: usize,
+    /// As far as they were counted; `None` if the store did not tell.
+    pub(crate) tasks: Option<u32>,
+    /// There are more than were counted.
+    pub(crate) has_more: bool,
     /// What keeps the function from running, if anything does.
     pub(crate) problem: Option<Problem>,
+}
+
+impl From<Queue> for Waiting {
+    fn from(queue: Queue) -> Self {
+        Self {
+            problem: problem(&queue),
+            function: queue.function,
+            tasks: queue.waiting,
+            has_more: queue.has_more,
+        }
+    }
+}
+
+/// What keeps a function from running, as the node has it.
+pub(crate) fn problem(queue: &Queue) -> Option<Problem> {
+    (!queue.problem.is_empty()).then(|| Problem {
+        error: queue.problem.clone(),
+        hint: queue.hint.clone(),
+    })
 }
 
 /// What is wrong, and how to mend it.
@@ -245,7 +281,12 @@ pub(crate) fn problem_shown(problem: &Problem) -> String {
 
 impl fmt::Display for Waiting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} waiting in {}", self.tasks, self.function)?;
+        match self.tasks {
+            Some(tasks) if self.has_more => write!(f, "{tasks} or more")?,
+            Some(tasks) => write!(f, "{tasks}")?,
+            None => write!(f, "nobody knows how many")?,
+        }
+        write!(f, " waiting in {}", self.function)?;
         match &self.problem {
             Some(problem) => write!(f, ": {}", problem_shown(problem)),
             None => Ok(()),
@@ -284,7 +325,7 @@ impl Show for Tasks {
         let waiting: String = self
             .waiting
             .iter()
-            .filter(|waiting| waiting.tasks > 0)
+            .filter(|waiting| waiting.tasks != Some(0))
             .map(|waiting| format!("{waiting}\n"))
             .collect();
         if waiting.is_empty() {

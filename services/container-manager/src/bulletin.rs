@@ -123,6 +123,20 @@ impl Bulletin {
         Ok(())
     }
 
+    /// Says what keeps the function's tasks from being taken in to whoever asks this node. The bucket may be what cannot be
+    /// written, and its owner can mend nothing of it.
+    pub fn tell_trouble(&self, trouble: Problem) {
+        self.node.problems.set(&self.function, trouble);
+    }
+
+    /// That is over; what the bucket says still holds.
+    pub fn trouble_is_over(&self) {
+        match &self.problem {
+            Some(problem) => self.node.problems.set(&self.function, problem.clone()),
+            None => self.node.problems.clear(&self.function),
+        }
+    }
+
     /// Nothing keeps the function from running.
     pub async fn all_is_well(&mut self) -> Result<(), StoreError> {
         self.node.problems.clear(&self.function);

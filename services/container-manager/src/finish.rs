@@ -11,6 +11,7 @@ use crate::documents::Settled;
 use crate::journal::JournalError;
 use crate::metrics::METRICS;
 use crate::node::Node;
+use crate::problem::{OURS_TO_MEND, Problem};
 use crate::publish::{self, PublishError};
 use crate::store::Head;
 use crate::task::{Attempt, Bill, Ending, How, State, Verdict};
@@ -98,9 +99,18 @@ fn patiently() -> ExponentialBuilder {
 /// A journal that cannot be written is retried for ever: without it nothing may go on, and nothing is lost by waiting.
 pub(crate) async fn record(node: &Node, attempt: &Attempt) {
     let write = || node.journal.record(attempt);
+    let mut has_failed = false;
     let written = write
         .retry(patiently())
-        .notify(|err: &JournalError, _| error!(error = %Chain(err), "journal not written, will retry"))
+        .notify(|err: &JournalError, _| {
+            error!(error = %Chain(err), "journal not written, will retry");
+            has_failed = true;
+            let problem = Problem::new(Chain(err).to_string(), OURS_TO_MEND);
+            node.problems.set_node(Some(problem));
+        })
         .await;
     debug_assert!(written.is_ok(), "retried for ever");
+    if has_failed {
+        node.problems.set_node(None);
+    }
 }

@@ -22,7 +22,7 @@ use crate::finish;
 use crate::function::retry_delay;
 use crate::layout::TaskKey;
 use crate::node::Node;
-use crate::problem::Problem;
+use crate::problem::{OURS_TO_MEND, Problem};
 use crate::queue::Queue;
 use crate::quote;
 use crate::recover::Adopted;
@@ -82,8 +82,8 @@ pub struct FunctionLoop {
 struct Freed {
     container: ContainerId,
     slot: u32,
-    /// It did not start, and the next may not either.
-    is_fault: bool,
+    /// Why it did not start, where the next may not either.
+    fault: Option<String>,
 }
 
 /// Nothing of a task is left to do.
@@ -164,7 +164,7 @@ impl FunctionLoop {
                     self.upkeep_at = Instant::now();
                     self.look_soon();
                 }
-                Some(freed) = self.freed.1.recv() => self.on_freed(&freed),
+                Some(freed) = self.freed.1.recv() => self.on_freed(freed),
                 Some(over) = self.tasks.join_next() => self.on_over(over),
                 Some(_told) = self.quoting.join_next() => {}
                 () = shutdown.cancelled() => {}
@@ -183,7 +183,7 @@ impl FunctionLoop {
             && let Err(err) = self.take_in(now, shutdown).await
         {
             self.workplace.leave_line();
-            self.on_trouble(&err);
+            self.on_trouble(Chain(&err).to_string(), hint(&err));
         }
         let next = match self.workplace.container() {
             Some(container) if self.running > 0 => self.queue.peek(slots(container)),
@@ -242,13 +242,19 @@ impl FunctionLoop {
         self.quotes_at = self.quotes_at.min(now + QUOTES_PAUSE);
     }
 
-    /// Waits a little; says so once for each trouble, however long it lasts.
-    fn on_trouble(&mut self, err: &ClaimError) {
+    /// Waits a little; says so in the log once for each trouble, however long it lasts.
+    fn on_trouble(&mut self, trouble: String, hint: &str) {
         self.pause(TROUBLE_DELAY);
-        let trouble = Chain(err).to_string();
+        self.bulletin.tell_trouble(Problem::new(trouble.as_str(), hint));
         if self.trouble.as_ref() != Some(&trouble) {
             warn!(error = trouble, "no task taken in, will retry until it works");
             self.trouble = Some(trouble);
+        }
+    }
+
+    fn on_no_trouble(&mut self) {
+        if self.trouble.take().is_some() {
+            self.bulletin.trouble_is_over();
         }
     }
 
@@ -276,7 +282,7 @@ impl FunctionLoop {
         let waiting = self.queue.next(wanted);
         if waiting.is_empty() {
             self.workplace.leave_line();
-            self.trouble = None;
+            self.on_no_trouble();
             return Ok(());
         }
         let name = self.name.clone();
@@ -322,7 +328,7 @@ impl FunctionLoop {
                 break;
             }
         }
-        self.trouble = None;
+        self.on_no_trouble();
         match refused {
             Some(Refused::ByLimit(problem)) => {
                 self.wait(problem).await?;
@@ -392,6 +398,7 @@ impl FunctionLoop {
 
     /// Takes nothing in before the problem is mended.
     async fn wait(&mut self, problem: Problem) -> Result<(), ClaimError> {
+        self.trouble = None;
         self.queue.forget();
         self.poll = self.poll_idle();
         self.look_at = Instant::now() + self.poll;
@@ -417,11 +424,18 @@ impl FunctionLoop {
         let (node, freed) = (self.node.clone(), self.freed.0.clone());
         self.tasks.spawn(async move {
             let executed = execute.await;
-            let is_fault = matches!(executed, Executed::Ended { is_fault: true, .. });
+            let fault = match &executed {
+                Executed::Ended {
+                    attempt,
+                    is_fault: true,
+                    ..
+                } => attempt.ending().map(|ending| ending.how.reason()),
+                _ => None,
+            };
             let told = Freed {
                 container,
                 slot,
-                is_fault,
+                fault,
             };
             // Nobody listens at shutdown.
             let _ignored = freed.send(told);
@@ -434,7 +448,7 @@ impl FunctionLoop {
         });
     }
 
-    fn on_freed(&mut self, freed: &Freed) {
+    fn on_freed(&mut self, freed: Freed) {
         self.running -= 1;
         let container = self.workplace.container();
         // Another container's slots are its own.
@@ -442,8 +456,8 @@ impl FunctionLoop {
             self.free_slots.insert(freed.slot);
         }
         self.idle_since = Instant::now();
-        if freed.is_fault {
-            self.pause(TROUBLE_DELAY);
+        if let Some(fault) = freed.fault {
+            self.on_trouble(fault, OURS_TO_MEND);
         }
     }
 
@@ -468,6 +482,15 @@ impl FunctionLoop {
 enum Refused {
     NoFunds,
     ByLimit(Problem),
+}
+
+/// What to do about it, for people.
+fn hint(err: &ClaimError) -> &'static str {
+    match err {
+        ClaimError::Store(_) => "the tasks wait until the object store answers as it should",
+        ClaimError::Credit(_) => "the tasks wait until credit-manager answers as it should",
+        ClaimError::Journal(_) => OURS_TO_MEND,
+    }
 }
 
 fn slots(container: &WarmContainer) -> usize {

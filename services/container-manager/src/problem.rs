@@ -5,6 +5,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use units::{FunctionName, Timestamp};
 
+/// What a user can do about a fault of the node.
+pub const OURS_TO_MEND: &str =
+    "the tasks wait and are tried again; if it goes on, tell the operator of this node";
+
 /// Written to `status/error.json`; removed when it is mended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
@@ -54,22 +58,38 @@ impl Problem {
 
 /// What keeps functions of this node from running now.
 #[derive(Debug, Default)]
-pub struct Problems(Mutex<BTreeMap<FunctionName, Problem>>);
+pub struct Problems(Mutex<Now>);
+
+#[derive(Debug, Default)]
+struct Now {
+    of_node: Option<Problem>,
+    of_functions: BTreeMap<FunctionName, Problem>,
+}
 
 impl Problems {
+    /// The node's own problems come first: they are every function's.
     pub fn of(&self, function: &FunctionName) -> Option<Problem> {
-        self.lock().get(function).cloned()
+        let now = self.lock();
+        now.of_node
+            .as_ref()
+            .or_else(|| now.of_functions.get(function))
+            .cloned()
     }
 
     pub fn set(&self, function: &FunctionName, problem: Problem) {
-        self.lock().insert(function.clone(), problem);
+        self.lock().of_functions.insert(function.clone(), problem);
     }
 
     pub fn clear(&self, function: &FunctionName) {
-        self.lock().remove(function);
+        self.lock().of_functions.remove(function);
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<FunctionName, Problem>> {
+    /// What keeps every function from running; `None`: nothing does any more.
+    pub fn set_node(&self, problem: Option<Problem>) {
+        self.lock().of_node = problem;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Now> {
         // No entry is ever half written.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

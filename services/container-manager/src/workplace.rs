@@ -13,7 +13,7 @@ use crate::function::{FunctionSettings, retry_delay};
 use crate::layout;
 use crate::memory::PlaceInLine;
 use crate::node::Node;
-use crate::problem::Problem;
+use crate::problem::{OURS_TO_MEND, Problem};
 use crate::store::StoreError;
 use crate::utils::{ImageObject, Script, Utils};
 use crate::warm::{WarmContainer, WarmError};
@@ -182,9 +182,7 @@ impl Workplace {
             }
             WarmError::Staging(_) => (Problem::new(told, "see the objects under `staging/`"), retry),
             WarmError::Image(_) | WarmError::Cgroup(_) | WarmError::Container(_) | WarmError::Disk { .. } => {
-                let hint =
-                    "the tasks wait and are tried again; if it goes on, tell the operator of this node";
-                (Problem::new(told, hint), retry)
+                (Problem::new(told, OURS_TO_MEND), retry)
             }
         };
         self.broken = Some(Broken {

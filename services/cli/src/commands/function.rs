@@ -1,12 +1,13 @@
 //! `gridfaas function`: a bucket with a script and an image, and the user who pays.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use proto::container::v1::NotifyRequest;
+use proto::container::v1::{ListQueuesRequest, NotifyRequest};
 use proto::credit::v1::{CreateFunctionRequest, ListFunctionsRequest, UpdateFunctionRequest};
-use schema::Function;
+use schema::{Function, Problem};
 use serde::Serialize;
 use service_kit::Chain;
 use units::{FunctionName, UserName};
@@ -16,7 +17,7 @@ use crate::commands::Limit;
 use crate::local_file::LocalFile;
 use crate::output::{Output, Show, pairs};
 use crate::stack::{Stack, told};
-use crate::view::Functions;
+use crate::view::{self, FunctionNow, Functions};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum FunctionCommand {
@@ -199,7 +200,10 @@ async fn set(args: SetArgs, stack: &Stack, output: Output) -> anyhow::Result<()>
         .await
         .map_err(told)?;
     let function = Function::from(reply.into_inner().function.unwrap_or_default());
-    output.show(&Functions(vec![function]))
+    output.show(&Functions(vec![FunctionNow {
+        function,
+        problem: None,
+    }]))
 }
 
 async fn list(args: ListArgs, stack: &Stack, output: Output) -> anyhow::Result<()> {
@@ -212,6 +216,33 @@ async fn list(args: ListArgs, stack: &Stack, output: Output) -> anyhow::Result<(
         .list_functions(request)
         .await
         .map_err(told)?;
-    let functions = reply.into_inner().functions.into_iter().map(Function::from);
+    let mut problems = match problems(stack).await {
+        Ok(problems) => problems,
+        Err(err) => {
+            let err = err.context("the node does not tell what keeps functions from running");
+            output.say(format!("warning: {}", Chain(err.as_ref())));
+            HashMap::new()
+        }
+    };
+    let functions = reply
+        .into_inner()
+        .functions
+        .into_iter()
+        .map(|function| FunctionNow {
+            problem: problems.remove(&function.name),
+            function: function.into(),
+        });
     output.show(&Functions(functions.collect()))
+}
+
+/// What keeps functions from running on the node.
+async fn problems(stack: &Stack) -> anyhow::Result<HashMap<String, Problem>> {
+    let asked = stack
+        .containers()
+        .await?
+        .list_queues(ListQueuesRequest::default())
+        .await;
+    let queues = asked.map_err(told)?.into_inner().queues.into_iter();
+    let problems = queues.filter_map(|queue| Some((queue.function.clone(), view::problem(&queue)?)));
+    Ok(problems.collect())
 }

@@ -1,8 +1,7 @@
 //! `gridfaas ps`
 
 use clap::Args;
-use proto::container::v1::ListTasksRequest;
-use proto::credit::v1::ListFunctionsRequest;
+use proto::container::v1::{ListQueuesRequest, ListTasksRequest};
 use schema::Task;
 use service_kit::{Clock as _, SystemClock};
 use units::FunctionName;
@@ -47,34 +46,16 @@ pub(crate) async fn run(args: PsArgs, stack: &Stack, output: Output) -> anyhow::
     })
 }
 
-/// How many objects wait in each function's input: what waits is in the bucket, and the node need not know of it yet.
+/// What waits, as the node counts it, which also knows why; so that it is said when the store does not answer.
 async fn waiting(function: Option<FunctionName>, stack: &Stack) -> anyhow::Result<Vec<Waiting>> {
-    let store = stack.store()?;
-    let functions = match function {
-        Some(function) => vec![function],
-        None => {
-            let request = ListFunctionsRequest::default();
-            let reply = stack
-                .accounts()
-                .await?
-                .list_functions(request)
-                .await
-                .map_err(told)?;
-            let names = reply
-                .into_inner()
-                .functions
-                .into_iter()
-                .map(|function| function.name.parse());
-            names.collect::<Result<_, _>>()?
-        }
+    let request = ListQueuesRequest {
+        function: function.map(String::from).unwrap_or_default(),
     };
-    let mut waiting = Vec::new();
-    for function in functions {
-        waiting.push(Waiting {
-            tasks: store.list(&function, "input/").await?.len(),
-            problem: store.problem(&function).await?,
-            function: function.into(),
-        });
-    }
-    Ok(waiting)
+    let reply = stack
+        .containers()
+        .await?
+        .list_queues(request)
+        .await
+        .map_err(told)?;
+    Ok(reply.into_inner().queues.into_iter().map(Waiting::from).collect())
 }

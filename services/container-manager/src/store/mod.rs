@@ -118,6 +118,10 @@ pub enum StoreError {
         "the object store refused our credentials for `{bucket}` ({code}) (hint: compare the key id, the secret and the bucket's policy)"
     )]
     Denied { bucket: String, code: String },
+    #[error(
+        "the object store at {endpoint} finds this machine's clock wrong ({code}) (hint: compare the clocks of both machines, and set them)"
+    )]
+    WrongClock { endpoint: String, code: String },
     #[error("there is no bucket `{bucket}`")]
     NoSuchBucket { bucket: String },
     #[error("the object store failed on `{bucket}/{key}` ({code})")]
@@ -147,7 +151,9 @@ impl StoreError {
     /// Whether the same call may succeed later without anybody mending anything.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Failed { .. } | Self::Disk { .. } => true,
+            Self::Unreachable { .. } | Self::WrongClock { .. } | Self::Failed { .. } | Self::Disk { .. } => {
+                true
+            }
             Self::Denied { .. } | Self::NoSuchBucket { .. } | Self::TooLarge { .. } => false,
         }
     }

@@ -127,6 +127,10 @@ impl S3Store {
             ("NoSuchBucket", _) => StoreError::NoSuchBucket {
                 bucket: bucket.to_owned(),
             },
+            ("RequestTimeTooSkewed", _) => StoreError::WrongClock {
+                endpoint: self.endpoint.to_string(),
+                code,
+            },
             (_, 401 | 403) => StoreError::Denied {
                 bucket: bucket.to_owned(),
                 code,

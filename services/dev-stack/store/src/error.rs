@@ -92,16 +92,23 @@ impl From<rusqlite::Error> for Error {
 }
 
 impl Error {
-    fn is_disk_full(&self) -> bool {
+    /// What is wrong with the disk, where that is why nothing was stored: as a code and for people.
+    fn of_disk(&self) -> Option<(&'static str, &'static str)> {
+        use rusqlite::ErrorCode;
+        const FULL: Option<(&str, &str)> = Some(("StorageFull", "full"));
+        const READ_ONLY: Option<(&str, &str)> = Some(("StorageReadOnly", "read-only"));
         match self {
-            Self::File { err, .. } => {
-                matches!(
-                    err.kind(),
-                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-                )
-            }
-            Self::Index(err) => err.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull),
-            _ => false,
+            Self::File { err, .. } => match err.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FULL,
+                io::ErrorKind::ReadOnlyFilesystem => READ_ONLY,
+                _ => None,
+            },
+            Self::Index(err) => match err.sqlite_error_code() {
+                Some(ErrorCode::DiskFull) => FULL,
+                Some(ErrorCode::ReadOnly) => READ_ONLY,
+                _ => None,
+            },
+            _ => None,
         }
     }
 
@@ -137,11 +144,11 @@ impl Error {
 
 impl From<Error> for S3Error {
     fn from(err: Error) -> Self {
-        if err.is_disk_full() {
-            tracing::error!(error = %Chain(&err), "the disk of the store is full");
+        if let Some((code, state)) = err.of_disk() {
+            tracing::error!(error = %Chain(&err), "the disk of the store is {state}");
             let mut answer = S3Error::with_message(
-                S3ErrorCode::Custom("StorageFull".into()),
-                "the disk of the store is full; nothing was stored",
+                S3ErrorCode::Custom(code.into()),
+                format!("the disk of the store is {state}; nothing was stored"),
             );
             answer.set_status_code(StatusCode::INSUFFICIENT_STORAGE);
             return answer;
