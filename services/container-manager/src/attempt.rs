@@ -46,6 +46,8 @@ pub struct Plan {
     pub slot: u32,
     pub script: Script,
     pub settings: FunctionSettings,
+    /// Before the session was asked for, whose lease began later.
+    pub asked_at: Instant,
 }
 
 /// A task whose script runs.
@@ -56,6 +58,8 @@ pub struct Started {
     pub container: Arc<WarmContainer>,
     /// Started by an earlier manager.
     pub adopted: bool,
+    /// When another node may have it, unless credit-manager is told of it before.
+    pub void_at: Instant,
 }
 
 /// What became of a claim.
@@ -89,7 +93,7 @@ pub async fn execute(node: &Node, plan: &Plan, won: Won, stop: &CancellationToke
         },
         Err(StartError::Changed) => {
             debug!(key = %attempt.key, "the object changed while it was claimed");
-            let withdrawn = claim::withdraw(node.credit.as_ref(), &node.journal, attempt.session).await;
+            let withdrawn = claim::withdraw(node.credit.as_ref(), &node.journal, &attempt).await;
             if let Err(err) = withdrawn {
                 warn!(session = %attempt.session, error = %Chain(&err), "a claim that came to nothing stays journalled");
             }
@@ -124,10 +128,15 @@ pub async fn watch_over(
         run,
         container,
         adopted,
+        void_at,
     } = started;
-    let signal = node
-        .meter
-        .add_task(run.container, group.clone(), &licence, run.session.clone());
+    let signal = node.meter.add_task(
+        run.container,
+        group.clone(),
+        &licence,
+        run.session.clone(),
+        void_at,
+    );
     node.recorder.record(Record::TaskStarted {
         function: attempt.function.clone(),
         task: attempt.key.to_string(),

@@ -1,5 +1,7 @@
 //! TASK CLAIMED: `input/` → `processing/`, under a session, one winner.
 //!
+//! A task that a node left in `processing/` when it went for good is claimed there, and stays there.
+//!
 //! The session is the claim: credit-manager has at most one live for a function and key. The object's move only follows
 //! it ([`crate::attempt`]), pinned to the version that was seen, so the store is never asked to decide a race.
 
@@ -15,7 +17,7 @@ use units::{Amount, CpuTime, FunctionName, MilliCores, SessionId, TaskId, Timest
 use crate::chain::{META_MAX_GRC, META_PARENT};
 use crate::credit::{Credit, CreditError, OpenSession, Opened, Refusal, SessionState};
 use crate::journal::{Journal, JournalError};
-use crate::layout::TaskKey;
+use crate::layout::{Source, TaskKey};
 use crate::node::Node;
 use crate::park;
 use crate::publish::META_TASK;
@@ -28,8 +30,9 @@ const OPEN_PAUSE: Duration = Duration::from_millis(200);
 /// The largest object that is read before its session is asked for, in bytes.
 const READ_MAX: u64 = 1 << 20;
 
-/// A task's object, as it lies in `input/`.
+/// A task's object, as it is before it is claimed.
 pub struct Input {
+    pub source: Source,
     pub head: Head,
     pub content: Content,
 }
@@ -89,13 +92,15 @@ pub async fn look(
     function: &FunctionName,
     waiting: &Waiting,
 ) -> Result<Option<Input>, StoreError> {
-    let (bucket, key) = (function.as_str(), waiting.key.input());
+    let (bucket, source) = (function.as_str(), waiting.source);
+    let key = source.key(&waiting.key);
     if waiting.size <= READ_MAX {
         match store.get(bucket, &key, READ_MAX).await {
             // It was replaced by a larger one.
             Err(StoreError::TooLarge { .. }) => {}
             read => {
                 return Ok(read?.map(|Object { head, body }| Input {
+                    source,
                     head,
                     content: Content::Bytes(body),
                 }));
@@ -104,6 +109,7 @@ pub async fn look(
     }
     let head = store.head(bucket, &key).await?;
     Ok(head.map(|head| Input {
+        source,
         head,
         content: Content::Remote,
     }))
@@ -126,7 +132,7 @@ pub async fn read(
         let Ok(file) = file else {
             return Ok(Some(input));
         };
-        let (path, key) = (file.into_temp_path(), waiting.key.input());
+        let (path, key) = (file.into_temp_path(), waiting.source.key(&waiting.key));
         let fetched = store.download(function.as_str(), &key, &path, bytes_max).await?;
         if let Some(fetched) = fetched.filter(|fetched| fetched.etag == input.head.etag) {
             let sha256 = fetched.sha256;
@@ -149,27 +155,38 @@ pub struct Claimer<'a> {
 impl Claimer<'_> {
     /// Tries to make the object at `key`, in the version that was seen, this node's task.
     pub async fn claim(&self, key: &TaskKey, mut input: Input, now: Timestamp) -> Result<Claim, ClaimError> {
-        let head = &input.head;
+        let (source, head) = (input.source, &input.head);
         if let Some(reason) = key.problem().or_else(|| self.too_large(head)) {
-            return self.park(key, head, reason, now).await;
+            return match source {
+                Source::Input => self.park((source, key), head, reason, now).await,
+                // Its node took it.
+                Source::Processing => Ok(Claim::Changed),
+            };
+        }
+        let task = task_id(&head.metadata, META_TASK);
+        if source == Source::Processing && task.is_none() {
+            // No node put it there.
+            return Ok(Claim::Changed);
         }
         let mut attempt = Attempt {
             session: SessionId::new(),
             function: self.function.clone(),
             key: key.clone(),
             etag: head.etag.clone(),
+            source,
             claimed_at: now,
             state: State::Claimed,
         };
         let max_amount = match max_amount(&head.metadata) {
             Ok(max_amount) => max_amount,
-            Err(reason) => return self.park(key, head, reason, now).await,
+            Err(reason) => return self.park((source, key), head, reason, now).await,
         };
         let request = OpenSession {
             session: attempt.session,
             function: self.function.clone(),
             key: key.clone(),
-            task: task_id(&head.metadata, META_TASK),
+            task,
+            is_left_behind: source == Source::Processing,
             parent: task_id(&head.metadata, META_PARENT),
             max_amount,
             capacity: self.capacity,
@@ -186,22 +203,23 @@ impl Claimer<'_> {
             Ok(Opened::Refused { refusal, message }) => {
                 self.journal.forget(attempt.session).await?;
                 if refusal.is_final() {
-                    return self.park(key, head, message, now).await;
+                    return self.park((source, key), head, message, now).await;
                 }
                 return Ok(Claim::Refused { refusal, message });
             }
             Err(err) => {
                 // It may have been opened all the same.
-                withdraw(self.credit, self.journal, attempt.session).await?;
+                withdraw(self.credit, self.journal, &attempt).await?;
                 return Err(err.into());
             }
         };
-        if request.task.is_none() {
-            // Another session may have begun and ended since the look: then the object is back and carries that one's task.
-            let now = self.store.head(self.function.as_str(), &key.input()).await;
-            let is_same = |now: &Head| task_id(&now.metadata, META_TASK).is_none();
+        if request.task.is_none() || request.is_left_behind {
+            // Another session may have begun and ended since the look: then the object is back and carries that one's task, or is
+            // where that one's end put it.
+            let now = self.store.head(self.function.as_str(), &source.key(key)).await;
+            let is_same = |now: &Head| task_id(&now.metadata, META_TASK) == request.task;
             if !now.as_ref().is_ok_and(|now| now.as_ref().is_some_and(is_same)) {
-                withdraw(self.credit, self.journal, attempt.session).await?;
+                withdraw(self.credit, self.journal, &attempt).await?;
                 return Ok(now.map(|_| Claim::Changed)?);
             }
         }
@@ -229,23 +247,23 @@ impl Claimer<'_> {
 
     async fn park(
         &self,
-        key: &TaskKey,
+        from: (Source, &TaskKey),
         seen: &Head,
         reason: String,
         now: Timestamp,
     ) -> Result<Claim, ClaimError> {
-        park::park(self.store, self.function, key, seen, &reason, now).await?;
+        park::park(self.store, self.function, from, seen, &reason, now).await?;
         Ok(Claim::Parked { reason })
     }
 }
 
-/// Gives a session back that came to nothing.
-pub async fn withdraw(
-    credit: &dyn Credit,
-    journal: &Journal,
-    session: SessionId,
-) -> Result<(), JournalError> {
-    if let Err(err) = credit.close(session, CpuTime::ZERO, Verdict::PlatformFault).await {
+/// Gives a session back that came to nothing. One for a task that was left behind is left to its lease: a session that its node
+/// closes says that the node brings the object to where it belongs.
+pub async fn withdraw(credit: &dyn Credit, journal: &Journal, attempt: &Attempt) -> Result<(), JournalError> {
+    let session = attempt.session;
+    if attempt.source == Source::Input
+        && let Err(err) = credit.close(session, CpuTime::ZERO, Verdict::PlatformFault).await
+    {
         warn!(error = %Chain(&err), "session not given back, its lease will end it");
     }
     journal.forget(session).await
@@ -287,6 +305,7 @@ mod tests {
         store.drop_object("count", &key.input(), "1");
         let waiting = Waiting {
             key: key.clone(),
+            source: Source::Input,
             etag: String::new(),
             size: 1,
         };

@@ -76,8 +76,8 @@ pub struct Config {
     /// The most that one task's file, one image unpacked, or one function's staging data may take of this node's disk.
     #[serde(default = "default_fetch_mib_max")]
     pub fetch_mib_max: u64,
-    /// How long containers go on when no manager is heard of. Below credit-manager's `lease_ms`, after which another node may
-    /// run their tasks.
+    /// How long containers go on when no manager is heard of, and tasks when credit-manager is told nothing of them. Four fifths
+    /// of credit-manager's `lease_ms` at most, after which another node may run their tasks.
     #[serde(default = "default_orphan_ms")]
     pub orphan_ms: u64,
     /// The first of the user ids that containers run under; each live container has one of its own.
@@ -226,6 +226,11 @@ impl Config {
             "orphan_ms",
             "from 1000 to 86400000",
         )?;
+        check(
+            self.orphan_ms >= self.report_ms.saturating_mul(8),
+            "orphan_ms",
+            "at least 8 times report_ms",
+        )?;
         check(self.fetch_mib_max > 0, "fetch_mib_max", "above 0")?;
         check(self.log_bytes_max >= 1024, "log_bytes_max", "at least 1024")?;
         check(
@@ -272,6 +277,7 @@ impl Config {
             scaler,
             sample: Duration::from_millis(self.sample_ms),
             report: Duration::from_millis(self.report_ms),
+            orphan: self.orphan(),
         }
     }
 

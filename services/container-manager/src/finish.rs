@@ -14,7 +14,7 @@ use crate::node::Node;
 use crate::problem::{OURS_TO_MEND, Problem};
 use crate::publish::{self, PublishError};
 use crate::store::Head;
-use crate::task::{Attempt, Bill, Ending, How, State, Verdict};
+use crate::task::{Attempt, Bill, Ending, How, Licence, Run, State, Verdict};
 
 /// Charges an ended attempt and brings the bucket up to date; `object` is the task's object in `processing/`, where that is
 /// known. Returns the attempt when it is over. Can be cut off anywhere and begun again.
@@ -27,15 +27,16 @@ pub async fn finish(node: &Node, mut attempt: Attempt, object: Option<&Head>) ->
             .when(CreditError::is_transient)
             .notify(|err, _| warn!(error = %Chain(err), "session not closed, will retry"))
             .await;
-        let (ending, bill) = match closed {
-            Ok(bill) => (ending, bill),
+        let bill = match closed {
+            Ok(bill) => bill,
             Err(err) => {
-                // Its lease ran out, or was never given: nothing of it may be seen, and the task is anybody's again.
+                // Its lease ran out, or was never given: nothing of it may be seen, and the object is not ours to move.
                 error!(session = %attempt.session, error = %Chain(&err), "session not closed, its work is void");
                 let how = How::PlatformFault {
                     what: format!("the session was lost: {err}"),
                 };
-                (Ending { how, ..ending }, Bill::default())
+                let ending = Ending { how, ..ending };
+                return over(node, attempt, licence, run, ending, Bill::default()).await;
             }
         };
         // Not journalled: a session that is closed once more is billed the same.
@@ -74,18 +75,31 @@ pub async fn finish(node: &Node, mut attempt: Attempt, object: Option<&Head>) ->
         if let Err(err) = published {
             error!(session = %attempt.session, error = %Chain(&err), "results cannot be published");
         }
-        if let Err(err) = spool.discard_results() {
-            warn!(error = %Chain(&err), "spooled results stay on disk");
-        }
-        attempt.state = State::Over {
-            licence: Some(licence),
-            run,
-            ending: Some(ending),
-            bill: Some(bill),
-        };
-        record(node, &attempt).await;
-        METRICS.attempt_over(&attempt);
+        return over(node, attempt, licence, run, ending, bill).await;
     }
+    attempt
+}
+
+/// Nothing is left to do.
+async fn over(
+    node: &Node,
+    mut attempt: Attempt,
+    licence: Licence,
+    run: Option<Run>,
+    ending: Ending,
+    bill: Bill,
+) -> Attempt {
+    if let Err(err) = node.spool(attempt.session).discard_results() {
+        warn!(error = %Chain(&err), "spooled results stay on disk");
+    }
+    attempt.state = State::Over {
+        licence: Some(licence),
+        run,
+        ending: Some(ending),
+        bill: Some(bill),
+    };
+    record(node, &attempt).await;
+    METRICS.attempt_over(&attempt);
     attempt
 }
 

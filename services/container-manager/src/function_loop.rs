@@ -34,6 +34,8 @@ use crate::workplace::{Ready, Workplace};
 const GIVEN_BACK_DELAY: Duration = Duration::from_secs(1);
 /// After a failure of the store, of credit-manager or of a task's start.
 const TROUBLE_DELAY: Duration = Duration::from_secs(2);
+/// Looks into `input/` of an idle function for each look for what a node that is gone left in `processing/`.
+const LEFT_LOOKS_EVERY: u32 = 10;
 /// How often `quote/` is listed at most.
 const QUOTES_PAUSE: Duration = Duration::from_secs(1);
 /// How often an idle container is looked after.
@@ -70,6 +72,8 @@ pub struct FunctionLoop {
     look_at: Instant,
     /// Whether `utils/` was read after the newest listing.
     is_refreshed: bool,
+    /// When `processing/` is to be listed again.
+    left_at: Instant,
     not_before: Instant,
     upkeep_at: Instant,
     quotes_at: Instant,
@@ -119,6 +123,7 @@ impl FunctionLoop {
             idle_since: now,
             look_at: now,
             is_refreshed: false,
+            left_at: now,
             not_before: now,
             upkeep_at: now,
             quotes_at: now,
@@ -279,6 +284,11 @@ impl FunctionLoop {
             };
             self.look_at = now + self.poll;
         }
+        if now >= self.left_at {
+            self.left_at = now + self.node.poll_idle() * LEFT_LOOKS_EVERY;
+            let patience = node.config.orphan();
+            self.queue.look_for_left(store, &self.name, patience).await?;
+        }
         let waiting = self.queue.next(wanted);
         if waiting.is_empty() {
             self.workplace.leave_line();
@@ -359,6 +369,7 @@ impl FunctionLoop {
             capacity: capacity_each(&ready.container),
             bytes_max: self.node.config.fetch_bytes_max(),
         };
+        let asked_at = Instant::now();
         match claimer.claim(&key, input, self.node.clock.now()).await? {
             Claim::Won(won) => {
                 self.free_slots.remove(&slot);
@@ -368,6 +379,7 @@ impl FunctionLoop {
                     slot,
                     script: ready.script.clone(),
                     settings: ready.settings.clone(),
+                    asked_at,
                 };
                 let (node, shutdown) = (self.node.clone(), shutdown.clone());
                 self.spawn(ready.container.id(), slot, async move {

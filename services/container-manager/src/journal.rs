@@ -262,6 +262,7 @@ fn decode((session, body): (String, String)) -> Result<Attempt, JournalError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layout::Source;
     use crate::task::State;
     use units::Timestamp;
 
@@ -271,6 +272,7 @@ mod tests {
             function: "stress".parse().unwrap(),
             key: TaskKey::from_name(key).unwrap(),
             etag: "\"e\"".to_owned(),
+            source: Source::default(),
             claimed_at: Timestamp::from_unix_ms(1),
             state: State::Claimed,
         }

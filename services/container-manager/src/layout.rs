@@ -36,6 +36,27 @@ const CHAINED_ENDING: usize = 180;
 /// The longest file name that Linux file systems hold, in bytes.
 const FILE_NAME_MAX: usize = 255;
 
+/// Where a task's object is when it is claimed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// In line.
+    #[default]
+    Input,
+    /// Left behind by a node that is gone.
+    Processing,
+}
+
+impl Source {
+    /// The key of a task's object there.
+    pub fn key(self, task: &TaskKey) -> String {
+        match self {
+            Self::Input => task.input(),
+            Self::Processing => task.processing(),
+        }
+    }
+}
+
 /// One task's name: its object's key below `input/`, exactly as the object store has it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
@@ -45,6 +66,12 @@ impl TaskKey {
     /// `None` for a key that is not a task: outside `input/`, or a "directory" object.
     pub fn from_input(object_key: &str) -> Option<Self> {
         let name = object_key.strip_prefix(INPUT)?;
+        Self::from_name(name)
+    }
+
+    /// As [`Self::from_input`], for a key below `processing/`.
+    pub fn from_processing(object_key: &str) -> Option<Self> {
+        let name = object_key.strip_prefix(PROCESSING)?;
         Self::from_name(name)
     }
 

@@ -51,7 +51,8 @@ pub enum Signal {
     CapSpent,
     /// The user's funds do not last for it beside older work.
     Dismissed,
-    /// credit-manager does not know the session any more: another node may have the task.
+    /// credit-manager does not know the session any more, or was told nothing of it for too long: another node may have the
+    /// task.
     Lost,
 }
 
@@ -121,6 +122,8 @@ pub struct MeterConfig {
     pub sample: Duration,
     /// How often usage is reported while nothing happens.
     pub report: Duration,
+    /// How long a task goes on without a report that credit-manager took.
+    pub orphan: Duration,
 }
 
 /// Everything that runs on this node.
@@ -131,6 +134,7 @@ pub struct Meter {
     capacity: MilliCores,
     sample: Duration,
     report: Duration,
+    orphan: Duration,
     scaler: Mutex<ScalerConfig>,
     live: Mutex<BTreeMap<ContainerId, LiveContainer>>,
     wake: Notify,
@@ -147,6 +151,7 @@ impl Meter {
             scaler,
             sample,
             report,
+            orphan,
         }: MeterConfig,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -156,6 +161,7 @@ impl Meter {
             capacity,
             sample,
             report,
+            orphan,
             scaler: Mutex::new(scaler),
             live: Mutex::default(),
             wake: Notify::new(),
@@ -246,13 +252,15 @@ impl Meter {
         self.wake.notify_one();
     }
 
-    /// Begins metering a task. The receiver tells what it may do.
+    /// Begins metering a task, which is lost at `void_at` unless credit-manager is told of it before. The receiver tells what it
+    /// may do.
     pub fn add_task(
         &self,
         container: ContainerId,
         group: Arc<dyn TaskGroup>,
         licence: &Licence,
         state: SessionState,
+        void_at: Instant,
     ) -> watch::Receiver<Signal> {
         let (signal, receiver) = watch::channel(Signal::Run);
         let task = LiveTask {
@@ -263,6 +271,7 @@ impl Meter {
             state,
             used: CpuTime::ZERO,
             reserved: 0,
+            void_at,
             signal,
         };
         if let Some(container) = self.live().get_mut(&container) {
@@ -299,6 +308,15 @@ impl Meter {
             restriction: container.restriction,
         };
         self.live().iter().map(view).collect()
+    }
+
+    /// Whether a container may go on for `orphan` without us: credit-manager was told of its tasks within the quarter of that by
+    /// which a lease is longer.
+    pub fn may_outlive_us(&self, container: ContainerId) -> bool {
+        let void_after = Instant::now() + self.orphan * 3 / 4;
+        let live = self.live();
+        let container = live.get(&container);
+        container.is_none_or(|container| container.tasks.values().all(|task| task.void_at >= void_after))
     }
 
     /// Reports without waiting for the next turn.
@@ -373,14 +391,14 @@ impl Meter {
             self.book.lower(due.lowered.clone()).await?;
             let mut live = self.live();
             for (session, grant) in due.lowered {
-                let mut containers = live.values_mut();
-                if let Some(task) = containers.find_map(|container| container.tasks.get_mut(&session)) {
+                if let Some(task) = task_of(&mut live, session) {
                     task.booked = grant;
                 }
             }
         }
+        let sent_at = Instant::now();
         let states = self.credit.report(&due.usages).await?;
-        self.on_report(&due.usages, states);
+        self.on_report(&due.usages, states, sent_at);
         Ok(())
     }
 
@@ -449,15 +467,21 @@ impl Meter {
         due
     }
 
-    fn on_report(&self, sent: &[Usage], states: Vec<SessionState>) {
+    /// A lease is renewed when a report arrives, which is after `sent_at`.
+    fn on_report(&self, sent: &[Usage], states: Vec<SessionState>, sent_at: Instant) {
         let answered: Vec<SessionId> = states.iter().map(|state| state.session).collect();
         for state in states {
             self.on_state(state);
         }
         let mut live = self.live();
         for container in live.values_mut() {
-            for (session, task) in &container.tasks {
-                if sent.iter().any(|usage| usage.session == *session) && !answered.contains(session) {
+            for (session, task) in &mut container.tasks {
+                if !sent.iter().any(|usage| usage.session == *session) {
+                    continue;
+                }
+                if answered.contains(session) {
+                    task.void_at = sent_at + self.orphan;
+                } else {
                     warn!(%session, "credit-manager does not know the session, its task is stopped");
                     task.signal.send_replace(Signal::Lost);
                 }
@@ -532,6 +556,11 @@ impl Meter {
     }
 }
 
+fn task_of(live: &mut BTreeMap<ContainerId, LiveContainer>, session: SessionId) -> Option<&mut LiveTask> {
+    let mut containers = live.values_mut();
+    containers.find_map(|container| container.tasks.get_mut(&session))
+}
+
 /// Reads all meters and tells every task what it may do. Returns whether a restriction changed.
 fn enforce(live: &mut BTreeMap<ContainerId, LiveContainer>, now: Instant) -> bool {
     let mut changed = false;
@@ -541,7 +570,7 @@ fn enforce(live: &mut BTreeMap<ContainerId, LiveContainer>, now: Instant) -> boo
             // The task or container has ended under us; whoever ran it will say so.
             Err(err) => debug!(error = %Chain(&err), "meter not read"),
         }
-        changed |= container.enforce();
+        changed |= container.enforce(now);
     }
     changed
 }

@@ -1,17 +1,17 @@
-//! A task that may never run: it goes from `input/` straight to `failed/`, with the reason, before anything of it ran.
+//! A task that may never run: it goes from where it is straight to `failed/`, with the reason, before anything of it ran.
 
 use bytes::Bytes;
 use serde_json::json;
 use units::{FunctionName, Timestamp};
 
-use crate::layout::TaskKey;
+use crate::layout::{Source, TaskKey};
 use crate::store::{Copied, Head, ObjectStore, StoreError};
 
 /// Moves the version that was seen. Can be cut off anywhere and begun again; the reason is there before the object.
 pub async fn park(
     store: &dyn ObjectStore,
     function: &FunctionName,
-    key: &TaskKey,
+    (source, key): (Source, &TaskKey),
     seen: &Head,
     reason: &str,
     now: Timestamp,
@@ -26,9 +26,10 @@ pub async fn park(
     store
         .put(bucket, &key.failed_reason(), body, "application/json")
         .await?;
-    let copied = store.copy(bucket, &key.input(), &key.failed(), seen).await?;
+    let from = source.key(key);
+    let copied = store.copy(bucket, &from, &key.failed(), seen).await?;
     if matches!(copied, Copied::Done { .. }) {
-        store.delete(bucket, &key.input(), Some(&seen.etag)).await?;
+        store.delete(bucket, &from, Some(&seen.etag)).await?;
     }
     Ok(())
 }

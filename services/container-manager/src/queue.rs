@@ -1,5 +1,8 @@
 //! A function's queue: what of `input/` this node may take next.
 //!
+//! What a node that is gone left in `processing/` comes first. Only credit-manager knows whether a node is gone; it is asked for
+//! what has been there for long.
+//!
 //! A listing is kept until it is used up or the next one is due, so that a long queue is not listed anew for every task.
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -7,7 +10,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use tokio::time::{Duration, Instant};
 use units::FunctionName;
 
-use crate::layout::{self, TaskKey};
+use crate::layout::{self, Source, TaskKey};
 use crate::store::{ObjectStore, StoreError};
 
 /// Objects in one listing, and the most of them that are kept.
@@ -19,6 +22,7 @@ const LINE: usize = 64;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Waiting {
     pub key: TaskKey,
+    pub source: Source,
     /// The version of its object.
     pub etag: String,
     /// Of its object, in bytes.
@@ -59,6 +63,8 @@ pub struct Queue {
     line: VecDeque<Waiting>,
     /// More were in line than were kept.
     has_more: bool,
+    /// Others' tasks in `processing/`, and when to ask for each.
+    others: HashMap<TaskKey, Instant>,
 }
 
 impl Queue {
@@ -89,6 +95,10 @@ impl Queue {
         while next.len() < wanted
             && let Some(waiting) = self.line.pop_front()
         {
+            if waiting.source == Source::Processing {
+                // Asked for now, and if it is no use then as long from now.
+                self.others.remove(&waiting.key);
+            }
             if self.is_free(&waiting.key, now) {
                 next.push(waiting);
             }
@@ -132,6 +142,7 @@ impl Queue {
             let waiting = listed.iter().filter_map(|object| {
                 Some(Waiting {
                     key: TaskKey::from_input(&object.key)?,
+                    source: Source::Input,
                     etag: object.etag.clone(),
                     size: object.size,
                 })
@@ -144,6 +155,45 @@ impl Queue {
             }
             page = PAGE;
         }
+    }
+
+    /// Puts first in line what others have had in `processing/` for longer than `patience`.
+    pub async fn look_for_left(
+        &mut self,
+        store: &dyn ObjectStore,
+        function: &FunctionName,
+        patience: Duration,
+    ) -> Result<(), StoreError> {
+        let now = Instant::now();
+        let (mut others, mut after) = (HashMap::new(), None::<String>);
+        loop {
+            let bucket = function.as_str();
+            let listed = store
+                .list(bucket, layout::PROCESSING, after.as_deref(), PAGE)
+                .await?;
+            for object in &listed {
+                let Some(key) = TaskKey::from_processing(&object.key).filter(|key| !self.busy.contains(key))
+                else {
+                    continue;
+                };
+                let at = *self.others.get(&key).unwrap_or(&(now + patience));
+                if at <= now {
+                    self.line.push_front(Waiting {
+                        key: key.clone(),
+                        source: Source::Processing,
+                        etag: object.etag.clone(),
+                        size: object.size,
+                    });
+                }
+                others.insert(key, at);
+            }
+            if listed.len() < usize::try_from(PAGE).unwrap_or(usize::MAX) {
+                break;
+            }
+            after = listed.last().map(|object| object.key.clone());
+        }
+        self.others = others;
+        Ok(())
     }
 
     /// Forgets the listing; the next look makes another.
@@ -200,6 +250,25 @@ mod tests {
         // Deferred since the listing.
         queue.defer(TaskKey::from_name("2503").unwrap(), Duration::from_secs(60));
         assert_eq!(names(&queue.next(1)), ["2504"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_others_have_for_long_is_asked_for_first_and_now_and_then() {
+        let (mut queue, store) = (Queue::default(), store(0..3));
+        for key in ["processing/mine", "processing/theirs", "processing/folder/"] {
+            store.drop_object(BUCKET, key, "x");
+        }
+        queue.take(TaskKey::from_name("mine").unwrap());
+        let patience = Duration::from_secs(60);
+        for _twice in 0..2 {
+            for (passed, first) in [(0, "0000"), (59, "0000"), (1, "theirs"), (0, "0000")] {
+                tokio::time::advance(Duration::from_secs(passed)).await;
+                look(&mut queue, &store, 1).await;
+                let function = BUCKET.parse().unwrap();
+                queue.look_for_left(&store, &function, patience).await.unwrap();
+                assert_eq!(names(&queue.next(1)), [first]);
+            }
+        }
     }
 
     #[tokio::test]

@@ -12,17 +12,19 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::future::join_all;
 use service_kit::Chain;
+use tokio::time::Instant;
 use tracing::{info, warn};
-use units::{ContainerId, CpuTime, FunctionName};
+use units::{ContainerId, FunctionName};
 
 use crate::attempt::{self, Started};
 use crate::cgroup::{CgroupError, TaskGroup};
+use crate::claim;
 use crate::container::{ExitRecord, RunningTask};
 use crate::journal::JournalError;
 use crate::node::Node;
 use crate::spool::Spool;
 use crate::staging;
-use crate::task::{Attempt, Licence, Run, State, Verdict};
+use crate::task::{Attempt, Licence, Run, State};
 use crate::warm::{self, WarmContainer};
 
 /// How often an adopted task is looked at: its connection was lost with the manager that started it.
@@ -63,14 +65,7 @@ pub async fn recover(node: &Node) -> Result<Recovered, RecoverError> {
         match attempt.state.clone() {
             State::Claimed => {
                 // Whether the session was opened is unknown; closing one that was not is refused, which is as good.
-                if let Err(err) = node
-                    .credit
-                    .close(attempt.session, CpuTime::ZERO, Verdict::PlatformFault)
-                    .await
-                {
-                    info!(session = %attempt.session, error = %Chain(&err), "session not given back");
-                }
-                node.journal.forget(attempt.session).await?;
+                claim::withdraw(node.credit.as_ref(), &node.journal, &attempt).await?;
             }
             State::Licensed { .. } => recovered
                 .unfinished
@@ -157,6 +152,9 @@ fn resume(node: &Node, attempt: &Attempt, run: &Run, adopted: &Adopted) -> Optio
         run: run.clone(),
         container: adopted.container.clone(),
         adopted: true,
+        // Its container heard of a manager at most `orphan` ago, and credit-manager of it at about the same time. What its lease
+        // is longer than that is a quarter of it at least.
+        void_at: Instant::now() + node.config.orphan() / 4,
     })
 }
 

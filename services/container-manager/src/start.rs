@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable as _};
 use sha2::{Digest as _, Sha256};
+use tokio::time::Instant;
 use tracing::info;
 
 use crate::attempt::{Plan, Started};
@@ -14,6 +15,7 @@ use crate::claim::{Content, Input};
 use crate::container::{ContainerError, RunLimits, RunRequest};
 use crate::credit::SessionState;
 use crate::journal::JournalError;
+use crate::layout::Source;
 use crate::node::Node;
 use crate::store::{Copied, Head, StoreError};
 use crate::task::{Attempt, Digests, Licence, Run, State};
@@ -29,6 +31,8 @@ pub enum StartError {
     Changed,
     #[error("the task object is gone from `processing/`")]
     Gone,
+    #[error("so much time has passed that another node may have the task")]
+    Late,
     #[error("failed to prepare the task's files")]
     Files(#[from] io::Error),
     #[error(transparent)]
@@ -107,6 +111,10 @@ pub async fn start(
         pids_max: plan.settings.pids,
     };
     node.meter.expect_task(container.id());
+    let void_at = plan.asked_at + node.config.orphan();
+    if Instant::now() >= void_at {
+        return Err(StartError::Late);
+    }
     let group = container.group().create_task(attempt.session, limits)?;
     let request = RunRequest {
         slot: plan.slot,
@@ -130,17 +138,23 @@ pub async fn start(
         run,
         container: container.clone(),
         adopted: false,
+        void_at,
     })
 }
 
-/// Moves the object to `processing/`, if it is still the version that was seen, while `state` is journalled: before it leaves
-/// `input/` it is known where else it is. `head` becomes that of the copy.
+/// Moves the object to `processing/`, unless it is there, and if it is still the version that was seen, while `state` is
+/// journalled: before it leaves `input/` it is known where else it is. `head` becomes that of the copy.
 async fn fetch(node: &Node, attempt: &mut Attempt, state: State, head: &mut Head) -> Result<(), StartError> {
     let (bucket, key) = (attempt.function.as_str(), &attempt.key);
     let journalled = Attempt {
         state,
         ..attempt.clone()
     };
+    if attempt.source == Source::Processing {
+        node.journal.record(&journalled).await?;
+        *attempt = journalled;
+        return Ok(());
+    }
     let (input, processing) = (key.input(), key.processing());
     let (recorded, copied) = tokio::join!(
         node.journal.record(&journalled),

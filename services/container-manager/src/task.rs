@@ -13,7 +13,7 @@ use units::{
 };
 
 use crate::credit::SessionState;
-use crate::layout::TaskKey;
+use crate::layout::{Source, TaskKey};
 
 /// One attempt, from its claim on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +24,9 @@ pub struct Attempt {
     pub key: TaskKey,
     /// The version of the object this attempt is pinned to.
     pub etag: String,
+    /// Where its object was when it was claimed.
+    #[serde(default)]
+    pub source: Source,
     pub claimed_at: Timestamp,
     pub state: State,
 }

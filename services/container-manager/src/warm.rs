@@ -135,12 +135,14 @@ impl Launched {
         memory: Arc<Reservation>,
         image: image::Lease,
     ) -> Self {
-        let reassured = handle.clone();
+        let (reassured, meter, id) = (handle.clone(), node.meter.clone(), group.id());
         let mut timer = tokio::time::interval(node.config.orphan() / REASSURANCES);
         let reassurance = tokio::spawn(async move {
             loop {
                 timer.tick().await;
-                reassured.reassure().await;
+                if meter.may_outlive_us(id) {
+                    reassured.reassure().await;
+                }
             }
         });
         Self {

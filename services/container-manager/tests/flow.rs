@@ -14,8 +14,9 @@ use async_trait::async_trait;
 use container_manager::cgroup::fake::FakeCpuController;
 use container_manager::container::{ContainerError, FakeRuntime};
 use container_manager::credit::fake::FakeCredit;
-use container_manager::credit::{Alert, Refusal};
+use container_manager::credit::{Alert, Credit as _, OpenSession, Opened, Refusal};
 use container_manager::image::ImageTool;
+use container_manager::layout::TaskKey;
 use container_manager::recording::{self, Entry, Record, TaskOutcome};
 use container_manager::store::fake::FakeStore;
 use container_manager::task::Verdict;
@@ -24,7 +25,8 @@ use futures::StreamExt as _;
 use proto::container::v1::container_service_client::ContainerServiceClient;
 use proto::container::v1::invoke_response::Event;
 use proto::container::v1::{
-    InvokeRequest, ListContainersRequest, NotifyRequest, SetSettingRequest, TaskState,
+    InvokeRequest, ListContainersRequest, ListQueuesRequest, ListTasksRequest, NotifyRequest, ReadLogRequest,
+    SetSettingRequest, TaskState,
 };
 use service_kit::SystemClock;
 use tempfile::TempDir;
@@ -202,6 +204,13 @@ impl World {
             value: Some(value.to_owned()),
         };
         client.set_setting(request).await.map(drop)
+    }
+
+    /// What the node says keeps its function from running.
+    async fn problem(&self) -> String {
+        let request = ListQueuesRequest::default();
+        let told = self.client().list_queues(request).await.unwrap();
+        told.into_inner().queues.remove(0).problem
     }
 
     fn put(&self, key: &str, body: &str) {
@@ -967,6 +976,165 @@ async fn a_store_that_fails_now_and_then_loses_nothing() {
                 == 10
         })
         .await;
+    world.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_keeps_tasks_from_being_taken_in_is_told_until_it_is_over() {
+    let world = World::with_script("true").await;
+    // Something the bucket says itself, which comes back.
+    world.put("utils/process_task.sh", "");
+    world.put("input/a", "");
+    world.until_there("status/error.json").await;
+    let until_told = async |what: &str| {
+        let wait = async {
+            while !world.problem().await.contains(what) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, wait).await.expect(what);
+    };
+    until_told("is empty").await;
+    world.store.fail_next(u32::MAX);
+    until_told("the object store at fake cannot be reached").await;
+    world.store.fail_next(0);
+    until_told("is empty").await;
+    world.put("utils/process_task.sh", "true");
+    world.until_there("output/a").await;
+    assert_eq!(world.problem().await, "");
+    world.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_sees_an_attempt_step_back() {
+    let world = World::with_script(r#"sleep 0.05; test "$(basename "$1")" != bad"#).await;
+    world.put("utils/function.toml", "max_attempts = 2\nconcurrency = 2");
+    let (mut client, stop) = (world.client(), CancellationToken::new());
+    let stopped = stop.clone();
+    let watcher = tokio::spawn(async move {
+        let mut seen: BTreeMap<String, u8> = BTreeMap::new();
+        while !stopped.is_cancelled() {
+            let tasks = client.list_tasks(ListTasksRequest::default()).await.unwrap();
+            for task in tasks.into_inner().tasks {
+                let newest = task.attempts.last().unwrap();
+                let step = match task.state() {
+                    // It is over, and the task waits for another.
+                    TaskState::Queued if newest.ended_at_ms != 0 => 4,
+                    TaskState::Queued => 0,
+                    TaskState::Claimed => 1,
+                    TaskState::Running | TaskState::Frozen => 2,
+                    TaskState::Finishing => 3,
+                    TaskState::Succeeded | TaskState::Failed => 4,
+                    TaskState::Unspecified => panic!("{task:?}"),
+                };
+                let before = seen.insert(newest.session_id.clone(), step);
+                assert!(before <= Some(step), "from step {before:?} to {step}: {task:?}");
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        seen.len()
+    });
+    for task in ["1", "2", "3", "bad"] {
+        world.put(&format!("input/{task}"), "");
+    }
+    for end in ["output/1", "output/2", "output/3", "failed/bad"] {
+        world.until_there(end).await;
+    }
+    stop.cancel();
+    assert_eq!(watcher.await.unwrap(), 5, "every attempt was seen");
+    world.stopped().await;
+}
+
+/// The physical memory of this process, in MiB.
+fn memory_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_of_a_log_that_do_not_read_hold_up_nobody_and_take_little_memory() {
+    // What is on its way to a reader is a few MiB, by the windows of HTTP/2.
+    const MIB: u64 = 64;
+    const READERS: u64 = 20;
+    let world = World::with_script("head -c $((64 << 20)) /dev/zero | tr '\\0' x").await;
+    world.put("input/a", "");
+    world.until_there("output/a").await;
+    let read = async || {
+        let request = ReadLogRequest {
+            function: BUCKET.to_owned(),
+            object_key: "a".to_owned(),
+            follow: true,
+        };
+        world.client().read_log(request).await.unwrap().into_inner()
+    };
+    let (before, mut idle) = (memory_mib(), Vec::new());
+    for _ in 0..READERS {
+        idle.push(read().await);
+    }
+    let (mut eager, mut bytes) = (read().await, 0);
+    while let Some(answer) = eager.message().await.unwrap() {
+        bytes += answer.chunk.len() as u64;
+    }
+    assert_eq!(bytes, MIB << 20);
+    let grown = memory_mib().saturating_sub(before);
+    assert!(
+        grown < MIB * READERS / 4,
+        "{grown} MiB for {READERS} readers of {MIB} MiB each"
+    );
+    drop(idle);
+    world.stopped().await;
+}
+
+const QUICK: &str = "hold_ms = 0\norphan_ms = 1000";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_node_that_is_gone_for_good_left_behind_is_run_where_it_is() {
+    let world = World::with_config(r#"cp "$1" "$2/copy""#, QUICK).await;
+    let gone = OpenSession {
+        session: SessionId::new(),
+        function: function(),
+        key: TaskKey::from_name("a").unwrap(),
+        task: None,
+        is_left_behind: false,
+        parent: None,
+        max_amount: None,
+        capacity: MilliCores::ONE_CORE,
+        input_bytes: 1,
+    };
+    let Opened::Licensed { licence, .. } = world.credit.open(&gone).await.unwrap() else {
+        panic!("refused");
+    };
+    let metadata = || [("gridfaas-task".to_owned(), licence.task.to_string())].into();
+    world
+        .store
+        .drop_with_metadata(BUCKET, "processing/a", "x", metadata());
+    // This one no node put there.
+    world.put("processing/b", "x");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(world.has("processing/a"), "it is another node's");
+    world.credit.lose(gone.session);
+    world.until_there("output/a").await;
+    assert_eq!(world.text("results/a/copy"), "x");
+    assert_eq!(world.json("results/a/receipt.json")["attempt"], 2);
+    world.until("an end", |world| !world.has("processing/a")).await;
+    assert!(world.has("processing/b"));
+    world.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_loses_a_session_moves_nothing_and_the_next_session_takes_it_from_there() {
+    let world = World::with_config("sleep 600", QUICK).await;
+    world.put("input/a", "");
+    let session = world.until_metered().await;
+    world.put("utils/process_task.sh", "true");
+    world.credit.lose(session);
+    world.until_there("output/a").await;
+    assert_eq!(world.json("results/a/receipt.json")["attempt"], 2);
+    assert!(!world.has("logs/a.aborted.json") && !world.has("input/a"));
     world.stopped().await;
 }
 

@@ -20,7 +20,7 @@ use crate::ledger::transfers::Kind;
 use crate::ledger::{Journal, Transfer, TransferId};
 use crate::lineage;
 use crate::metrics::METRICS;
-use crate::session::{AttemptCost, Bill, Task};
+use crate::session::{AttemptCost, Bill, Outcome, Task};
 use crate::settlement::outbox::Payout;
 use crate::settlement::wallet::PaymentId;
 use crate::watch::Watchers;
@@ -119,6 +119,12 @@ impl Desk {
     /// What the ended attempts of a task cost, oldest first.
     pub fn attempts(&self, task: TaskId) -> Result<Vec<AttemptCost>, CommandError> {
         Ok(self.journal.attempts(task, ATTEMPTS_TOLD_MAX)?)
+    }
+
+    /// Whether nobody is to bring a task's object to where it belongs: its newest session was lost.
+    pub fn is_left_behind(&self, task: &Task) -> Result<bool, CommandError> {
+        let newest = self.journal.attempts(task.id, 1)?.pop();
+        Ok(!task.is_over && newest.is_some_and(|cost| cost.outcome == Outcome::Lost))
     }
 
     pub fn transfer(&self, id: &TransferId) -> Result<Option<Transfer>, CommandError> {

@@ -262,6 +262,7 @@ async fn a_task_costs_no_more_than_its_cap_over_all_its_attempts() {
         millicores: 1000,
         input_bytes: 1,
         parent_task_id: String::new(),
+        is_left_behind: false,
     };
     let first = SessionId::new();
     let opened = service.opened(request(first, "")).await;
@@ -307,7 +308,7 @@ async fn a_silent_nodes_session_is_closed_free_of_charge_and_the_task_may_run_ag
     let folder = tempfile::tempdir().unwrap();
     let wallet = Arc::new(FakeWallet::new());
     let mut quick = config(folder.path(), "addresses");
-    quick.lease_ms = 50;
+    quick.lease_ms = 1000;
     let mut service = Service::start(quick, wallet.clone()).await;
     let alice = service.user("alice", "0").await;
     deposit(&wallet, &alice, "1");
@@ -316,17 +317,32 @@ async fn a_silent_nodes_session_is_closed_free_of_charge_and_the_task_may_run_ag
     let task = service.open(session, "alice", "a.txt", "").await.task_id;
     service.until("alice", |user| user.live_sessions == 0).await;
     assert_eq!(service.report(session, CORE_SECOND, 1).await, None);
-    let late = service
-        .close(session, CORE_SECOND, Outcome::Succeeded)
-        .await
-        .unwrap_err();
-    assert_eq!(
-        late.code(),
-        Code::FailedPrecondition,
-        "its results must not be published"
-    );
-    let opened = service.open(SessionId::new(), "alice", "a.txt", &task).await;
+    // Neither may its results be published, nor its object be moved.
+    for outcome in [Outcome::Succeeded, Outcome::PlatformFault] {
+        let late = service.close(session, 0, outcome).await.unwrap_err();
+        assert_eq!(late.code(), Code::FailedPrecondition, "{outcome:?}");
+    }
+    let left_behind = |session: SessionId| OpenSessionRequest {
+        session_id: session.to_string(),
+        node_id: NODE.to_owned(),
+        function: "alice".to_owned(),
+        object_key: "a.txt".to_owned(),
+        task_id: task.clone(),
+        is_left_behind: true,
+        ..OpenSessionRequest::default()
+    };
+    let session = SessionId::new();
+    let open_session_response::Outcome::Opened(opened) = service.answer(left_behind(session)).await else {
+        panic!("nobody else will bring it back");
+    };
     assert_eq!((opened.attempt, opened.failures), (2, 0));
+    // Whoever closes a session has the object, and puts it back.
+    service.close(session, 0, Outcome::PlatformFault).await.unwrap();
+    let answer = service.answer(left_behind(SessionId::new())).await;
+    let open_session_response::Outcome::Refused(refused) = answer else {
+        panic!("{answer:?}");
+    };
+    assert_eq!(refused.reason(), RefusalReason::AlreadyRunning);
     assert_eq!(service.get("alice").await.balance_halfords, grc("1"));
     service.stop().await.unwrap();
 }

@@ -54,6 +54,8 @@ struct Session {
     licence: Licence,
     total: CpuTime,
     closed: Option<Verdict>,
+    /// To its lease.
+    is_lost: bool,
 }
 
 impl FakeCredit {
@@ -111,6 +113,13 @@ impl FakeCredit {
     /// A session that is told with its next report to go.
     pub fn dismiss(&self, session: SessionId) {
         self.lock().dismissed.insert(session);
+    }
+
+    /// Ends a session as if its node had been silent for a lease.
+    pub fn lose(&self, session: SessionId) {
+        if let Some(session) = self.lock().sessions.get_mut(&session) {
+            (session.closed, session.is_lost) = (Some(Verdict::PlatformFault), true);
+        }
     }
 
     /// The alert of every user from now on.
@@ -230,6 +239,10 @@ impl Credit for FakeCredit {
         {
             return Ok(refused(Refusal::AlreadyRunning));
         }
+        let newest = inner.sessions.values().rfind(|session| session.key == key);
+        if request.is_left_behind && newest.is_some_and(|session| !session.is_lost) {
+            return Ok(refused(Refusal::AlreadyRunning));
+        }
         let task = request.task.unwrap_or_else(TaskId::new);
         let spent = inner.amounts.get(&task).copied().unwrap_or_default();
         let cap = request.max_amount.map(|cap| cap.saturating_sub(spent));
@@ -255,6 +268,7 @@ impl Credit for FakeCredit {
             licence: licence.clone(),
             total: CpuTime::ZERO,
             closed: None,
+            is_lost: false,
         };
         inner.sessions.insert(request.session, session);
         Ok(Opened::Licensed {
@@ -286,6 +300,10 @@ impl Credit for FakeCredit {
                 message: format!("no session {session}"),
             });
         };
+        if closed.is_lost {
+            let message = format!("session {session} was lost");
+            return Err(CreditError::Refused { message });
+        }
         closed.total = total;
         closed.closed = Some(verdict);
         let (task, price) = (closed.licence.task, closed.licence.price);

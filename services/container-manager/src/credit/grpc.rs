@@ -98,6 +98,7 @@ impl Credit for GrpcCredit {
             function: request.function.to_string(),
             object_key: request.key.to_string(),
             task_id: request.task.map(|task| task.to_string()).unwrap_or_default(),
+            is_left_behind: request.is_left_behind,
             max_amount_halfords: request.max_amount.map_or(0, Amount::halfords),
             millicores: request.capacity.millicores(),
             input_bytes: request.input_bytes,

@@ -27,6 +27,8 @@ pub struct OpenSession {
     pub key: TaskKey,
     /// The task's id, where an earlier attempt left it on the object.
     pub task: Option<TaskId>,
+    /// The object is in `processing/`, of a node that may be gone: refused unless its newest session was lost.
+    pub is_left_behind: bool,
     /// The task that the object is said to be a result of.
     pub parent: Option<TaskId>,
     /// What all attempts of the task together may cost.

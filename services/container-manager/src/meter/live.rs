@@ -51,6 +51,8 @@ pub(super) struct LiveTask {
     pub(super) used: CpuTime,
     /// Millicores × microseconds since the session began, for `current` billing.
     pub(super) reserved: u128,
+    /// When another node may have the task, unless credit-manager is told of it before.
+    pub(super) void_at: Instant,
     pub(super) signal: watch::Sender<Signal>,
 }
 
@@ -146,12 +148,14 @@ impl LiveContainer {
     }
 
     /// Tells every task what it may do. Returns whether a restriction changed.
-    pub(super) fn enforce(&mut self) -> bool {
+    pub(super) fn enforce(&mut self, now: Instant) -> bool {
         let mut hardest = Restriction::None;
-        for task in self.tasks.values_mut() {
+        for (session, task) in &mut self.tasks {
             let restriction = restriction::effective(&task.state, task.billed());
             hardest = hardest.max(restriction);
-            let signal = if task.cap_at.is_some_and(|cap| task.billed() >= cap) {
+            let signal = if now >= task.void_at {
+                Signal::Lost
+            } else if task.cap_at.is_some_and(|cap| task.billed() >= cap) {
                 Signal::CapSpent
             } else if task.state.dismissed {
                 Signal::Dismissed
@@ -164,6 +168,9 @@ impl LiveContainer {
                 let news = *told != Signal::Lost && *told != signal;
                 if news {
                     *told = signal;
+                }
+                if news && signal == Signal::Lost {
+                    warn!(%session, "credit-manager was told nothing of the session for too long, its task is stopped");
                 }
                 news
             });

@@ -31,6 +31,8 @@ impl GrantBook for Book {
     }
 }
 
+const ORPHAN: Duration = Duration::from_secs(240);
+
 fn until(micros: u64) -> Grant {
     Grant {
         throttle_at: CpuTime::from_micros(micros),
@@ -61,6 +63,7 @@ impl OneTask {
             function: function.clone(),
             key: TaskKey::from_name("a").unwrap(),
             task: None,
+            is_left_behind: false,
             parent: None,
             max_amount: None,
             capacity: MilliCores::ONE_CORE,
@@ -80,6 +83,7 @@ impl OneTask {
                 scaler: ScalerConfig::default(),
                 sample: second,
                 report: second,
+                orphan: ORPHAN,
             },
         );
         let container_limits = ContainerLimits {
@@ -105,7 +109,8 @@ impl OneTask {
             ..Wishes::default()
         };
         meter.add_container(info, group, wishes);
-        let signal = meter.add_task(container, task, &licence, state.clone());
+        let void_at = Instant::now() + ORPHAN;
+        let signal = meter.add_task(container, task, &licence, state.clone(), void_at);
         Self {
             credit,
             book,
@@ -172,6 +177,33 @@ async fn a_grant_is_enforced_before_it_is_reported() {
     assert_eq!(task.credit.reported(), [CpuTime::from_micros(150)]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_task_that_credit_manager_is_told_nothing_of_is_given_up_before_its_lease_ends() {
+    let task = OneTask::granted(until(500)).await;
+    let container = task.meter.containers()[0].id;
+    let signal = || {
+        task.meter.look(Instant::now());
+        *task.signal.borrow()
+    };
+    tokio::time::advance(ORPHAN / 2).await;
+    assert!(
+        !task.meter.may_outlive_us(container),
+        "it would run until after its lease"
+    );
+    task.reports().await.unwrap();
+    assert!(task.meter.may_outlive_us(container));
+    task.credit.set_down(true);
+    tokio::time::advance(ORPHAN - Duration::from_millis(1)).await;
+    assert!(task.reports().await.is_err());
+    assert_eq!(signal(), Signal::Run);
+    tokio::time::advance(Duration::from_millis(1)).await;
+    assert_eq!(signal(), Signal::Lost);
+    // Too late: another node may have it.
+    task.credit.set_down(false);
+    task.reports().await.unwrap();
+    assert_eq!(signal(), Signal::Lost);
+}
+
 #[tokio::test]
 async fn who_is_raised_is_looked_at_the_sooner() {
     let task = OneTask::granted(until(0)).await;
@@ -223,6 +255,7 @@ fn node(capacity: MilliCores, scaler: ScalerConfig) -> Arc<Meter> {
         scaler,
         sample: second,
         report: second,
+        orphan: ORPHAN,
     };
     let book = Arc::new(Book::default());
     Meter::new(Arc::new(FakeCredit::new()), book, Recorder::default(), config)
@@ -340,7 +373,8 @@ fn stormy(meter: &Meter, cgroups: &FakeCpuController, dice: &mut fastrand::Rng) 
         billing: Billing::Used,
         cap_at: None,
     };
-    let _signal = meter.add_task(id, task, &licence, state.clone());
+    let void_at = Instant::now() + ORPHAN;
+    let _signal = meter.add_task(id, task, &licence, state.clone(), void_at);
     Stormy { id, group, state }
 }
 

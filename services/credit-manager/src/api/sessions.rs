@@ -20,7 +20,7 @@ use units::{Amount, CpuTime, MilliCores, NodeId, SessionId, TaskId};
 use super::status::from_command;
 use super::{wire_outcome, wire_state};
 use crate::bank::{BankError, Descent, Now, OpenRequest, Opened, Refusal, Usage, UserView};
-use crate::session::{AttemptCost, Bill, Closed, Outcome};
+use crate::session::{AttemptCost, Bill, Closed, Outcome, Task};
 use crate::watch::News;
 use crate::writer::{CommandError, Desk, Writer};
 
@@ -68,6 +68,7 @@ impl SessionService for SessionApi {
             "" => None,
             text => Some(parse("parent_task_id", text)?),
         };
+        let is_left_behind = message.is_left_behind;
         let mut open = open_request(message)?;
         caller.check_node(&open.node)?;
         open.descent.depth_max = self.chain_depth_max;
@@ -79,6 +80,12 @@ impl SessionService for SessionApi {
                     return Err(already_closed(&bill.closed).into());
                 }
                 let earlier = task.map(|id| desk.task(id)).transpose()?.flatten();
+                if is_left_behind
+                    && let Some(earlier) = &earlier
+                    && !desk.is_left_behind(earlier)?
+                {
+                    return Ok((to_be_put_back(earlier), None));
+                }
                 open.descent = desk.descent(&open, earlier.as_ref(), task.is_some(), parent)?;
                 let opened = desk.bank.open(open, earlier, fresh, now)?;
                 let lineage_cap = desk.bank.lineage_cap(session);
@@ -242,6 +249,13 @@ fn wire_refusal(refusal: Refusal) -> wire::RefusalReason {
     }
 }
 
+fn to_be_put_back(task: &Task) -> Opened {
+    Opened::Refused {
+        refusal: Refusal::AlreadyRunning,
+        message: format!("task {} is with the node that ran it last", task.id),
+    }
+}
+
 fn already_closed(closed: &Closed) -> BankError {
     BankError::AlreadyClosed {
         session: closed.id,
@@ -249,11 +263,12 @@ fn already_closed(closed: &Closed) -> BankError {
     }
 }
 
-/// A close that was heard before is answered as before; another end of the same session is refused. The ledger keeps
-/// the highest total, so a repeated close may name a smaller one.
+/// A close that was heard before is answered as before; another end of the same session is refused, also that of one that was
+/// lost: its node is to know that the task may be another's. The ledger keeps the highest total, so a repeated close may name a
+/// smaller one.
 fn same_close(bill: Bill, total: CpuTime, outcome: Outcome) -> Result<Bill, BankError> {
     let closed = &bill.closed;
-    if wire_outcome(closed.outcome) == wire_outcome(outcome) && total <= closed.total {
+    if closed.outcome == outcome && total <= closed.total {
         Ok(bill)
     } else {
         Err(already_closed(closed))

@@ -233,6 +233,7 @@ impl Client {
             millicores: 1000,
             input_bytes: key.len() as u64,
             parent_task_id: String::new(),
+            is_left_behind: false,
         };
         self.answer(request).await
     }

@@ -30,6 +30,8 @@ pub(crate) struct Laws {
     live: BTreeMap<SessionId, CpuTime>,
     funds: [Funds; USERS],
     paid: BTreeMap<PaymentId, Amount>,
+    /// Of each user's objects, by their keys: the session that was opened last.
+    newest: BTreeMap<(usize, String), SessionId>,
     pub(crate) commits: u64,
 }
 
@@ -49,6 +51,8 @@ struct Account {
     micros_per_grc: u64,
     /// Its node's manager is not running: nobody enforces the grant.
     unwatched: bool,
+    /// As it once was: what ends a container without a manager is not simulated.
+    was_unwatched: bool,
     /// What it had used when a manager took it up again.
     adopted_at: CpuTime,
     end: Option<(CpuTime, Verdict)>,
@@ -86,6 +90,7 @@ impl Laws {
             live: BTreeMap::new(),
             funds: [Funds::default(); USERS],
             paid: BTreeMap::new(),
+            newest: BTreeMap::new(),
             commits: 0,
         }
     }
@@ -96,13 +101,26 @@ impl Laws {
             cpu: None,
             micros_per_grc: 0,
             unwatched: false,
+            was_unwatched: false,
             adopted_at: CpuTime::ZERO,
             end: None,
         };
         self.sessions.insert(session, account);
     }
 
-    pub(crate) fn on_licence(&mut self, session: SessionId, cpu: &Arc<Cpu>, licence: &Licence) {
+    /// A node is about to run the object.
+    pub(crate) fn on_licence(&mut self, session: SessionId, key: &str, cpu: &Arc<Cpu>, licence: &Licence) {
+        let user = self.sessions[&session].user;
+        let object = (user, key.to_owned());
+        if let Some(before) = self
+            .newest
+            .insert(object, session)
+            .filter(|before| *before != session)
+        {
+            let before = &self.sessions[&before];
+            let is_gone = before.was_unwatched || before.cpu.as_ref().is_none_or(|cpu| cpu.is_dead());
+            assert!(is_gone, "I10: {key} of {user} runs twice");
+        }
         let account = self.sessions.get_mut(&session).unwrap();
         account.cpu = Some(cpu.clone());
         account.micros_per_grc = licence.price.cpu_time_per_grc().micros();
@@ -114,7 +132,8 @@ impl Laws {
 
     /// A node's manager has ended; the session goes on.
     pub(crate) fn on_unwatched(&mut self, session: SessionId) {
-        self.sessions.get_mut(&session).unwrap().unwatched = true;
+        let account = self.sessions.get_mut(&session).unwrap();
+        (account.unwatched, account.was_unwatched) = (true, true);
     }
 
     /// A node's manager takes a session up again.

@@ -26,6 +26,8 @@ pub(crate) const CAPACITY: MilliCores = MilliCores::from_cores(4);
 const SAMPLE: Duration = Duration::from_millis(100);
 const REPORT: Duration = Duration::from_millis(500);
 const HOLD: Duration = Duration::from_secs(3);
+/// Four fifths of the lease.
+const ORPHAN: Duration = Duration::from_millis(6_400);
 /// How often a task is looked at for its end.
 const POLL: Duration = Duration::from_millis(100);
 const SLOTS: usize = 2;
@@ -93,6 +95,7 @@ impl Node {
                 scaler: ScalerConfig::default(),
                 sample: SAMPLE,
                 report: REPORT,
+                orphan: ORPHAN,
             },
         );
         let manager = Manager {
@@ -202,22 +205,25 @@ impl Manager {
             function: function_name(user),
             key: TaskKey::from_name(&key).unwrap(),
             task: None,
+            is_left_behind: false,
             max_amount: None,
             input_bytes: 0,
             parent: None,
             capacity: MilliCores::from_millicores(demand),
         };
         self.node.record(session, &cpu, Phase::Claimed);
+        let void_at = Instant::now() + ORPHAN;
         for _ in 0..3 {
             match self.credit.open(&request).await {
+                Ok(Opened::Licensed { .. }) if Instant::now() >= void_at => break,
                 Ok(Opened::Licensed { licence, state }) => {
                     let phase = Phase::Running {
                         licence: licence.clone(),
                         state: state.clone(),
                     };
-                    self.world().laws().on_licence(session, &cpu, &licence);
+                    self.world().laws().on_licence(session, &key, &cpu, &licence);
                     self.node.record(session, &cpu, phase);
-                    return self.run(session, cpu, licence, state).await;
+                    return self.run(session, cpu, licence, state, void_at).await;
                 }
                 Ok(Opened::Refused { .. }) => return self.node.forget(session),
                 Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
@@ -230,7 +236,10 @@ impl Manager {
         let Entry { cpu, phase } = entry;
         match phase {
             Phase::Claimed => self.give_back(session, &cpu).await,
-            Phase::Running { licence, state } => self.run(session, cpu, licence, state).await,
+            Phase::Running { licence, state } => {
+                let void_at = Instant::now() + ORPHAN / 4;
+                self.run(session, cpu, licence, state, void_at).await;
+            }
             Phase::Ended { total, verdict } => self.settle(session, total, verdict).await,
         }
     }
@@ -242,7 +251,14 @@ impl Manager {
         self.settle(session, total, verdict).await;
     }
 
-    async fn run(&self, session: SessionId, cpu: Arc<Cpu>, licence: Licence, state: SessionState) {
+    async fn run(
+        &self,
+        session: SessionId,
+        cpu: Arc<Cpu>,
+        licence: Licence,
+        state: SessionState,
+        void_at: Instant,
+    ) {
         let container = ContainerInfo {
             function: function_name(0),
             user: user_name(0),
@@ -255,7 +271,7 @@ impl Manager {
         };
         let id = container_manager::cgroup::ContainerGroup::id(cpu.as_ref());
         self.meter.add_container(container, cpu.clone(), wishes);
-        let mut signal = self.meter.add_task(id, cpu.clone(), &licence, state);
+        let mut signal = self.meter.add_task(id, cpu.clone(), &licence, state, void_at);
         let mut frozen_since: Option<Instant> = None;
         let verdict = loop {
             let now = *signal.borrow_and_update();

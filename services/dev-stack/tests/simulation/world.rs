@@ -324,7 +324,8 @@ impl Chaos {
             9..13 => self.cut(some_node),
             13..16 => {
                 let hours = i64::try_from(dice.between(0..49)).unwrap() - 24;
-                self.clock.advance_ms(hours * 3_600_000);
+                let days = [1, 365][dice.index(2)];
+                self.clock.advance_ms(hours * days * 3_600_000);
             }
             16..28 => {
                 self.deposit(dice.index(USERS));
