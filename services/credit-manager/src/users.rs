@@ -194,10 +194,10 @@ impl UserState {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn settings() -> Settings {
+    pub(crate) fn settings() -> Settings {
         Settings {
             min_balance: Amount::from_halfords(200),
             debt_limit: Amount::ZERO,

@@ -72,3 +72,36 @@ impl Watchers {
         self.0.clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::accounts::Balances;
+    use crate::users::User;
+    use units::Timestamp;
+
+    #[tokio::test]
+    async fn a_node_that_does_not_listen_is_cut_off_and_begins_again_with_a_whole_picture() {
+        let (mut bank, mut watchers) = (Bank::new(Balances::default()), Watchers::default());
+        let name: UserName = "alice".parse().unwrap();
+        let user = User {
+            name: name.clone(),
+            address: "mAddress11111111111111111111".parse().unwrap(),
+            settings: crate::users::tests::settings(),
+            created_at: Timestamp::default(),
+        };
+        bank.create_user(user).unwrap();
+        let node: NodeId = "node-1".parse().unwrap();
+        let mut deaf = watchers.add(node.clone(), &bank);
+        for _ in 0..2 * QUEUE {
+            watchers.publish(&bank, &BTreeSet::new(), &BTreeSet::from([name.clone()]));
+        }
+        let mut heard = 0;
+        while deaf.recv().await.is_some() {
+            heard += 1;
+        }
+        assert_eq!(heard, QUEUE, "what waited is told, and then the end");
+        let whole = watchers.add(node, &bank).recv().await.unwrap();
+        assert_eq!(whole.gates, [(name, false)]);
+    }
+}
