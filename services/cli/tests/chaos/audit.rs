@@ -10,7 +10,7 @@ use units::Amount;
 
 use crate::World;
 use crate::load::{FUNDS, USERS};
-use crate::roles::{NODES, Role, tree, uids};
+use crate::roles::{self, NODES, Role, tree};
 
 /// What was killed is gone when its parent, by now the machine's first process, has heard of it.
 const REAPING: Duration = Duration::from_secs(5);
@@ -127,20 +127,14 @@ fn ledger(world: &mut World, found: &mut Vec<String>) {
 
 /// Stops everything in order, and looks for what is still there.
 fn nothing_left(world: &mut World, found: &mut Vec<String>) {
-    for role in [
-        Role::Node(0),
-        Role::Node(1),
-        Role::Credit,
-        Role::Chain,
-        Role::Store,
-    ] {
+    for role in Role::all(crate::NODES).rev() {
         let process = world.processes.iter_mut().find(|process| process.role == role);
         let status = process.unwrap().stop();
         if status != Some(0) {
             found.push(format!("{} stopped with {status:?}", role.name()));
         }
     }
-    for (number, node) in NODES.into_iter().enumerate() {
+    for (number, node) in NODES.into_iter().take(crate::NODES).enumerate() {
         let groups = groups_below(&tree(&world.folder, number));
         found.extend(
             groups
@@ -159,13 +153,13 @@ fn nothing_left(world: &mut World, found: &mut Vec<String>) {
         );
     }
     let deadline = Instant::now() + REAPING;
-    while !processes().is_empty() && Instant::now() < deadline {
+    while !roles::contained().is_empty() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(50));
     }
     found.extend(
-        processes()
+        roles::contained()
             .into_iter()
-            .map(|pid| format!("process {pid} of a container is left")),
+            .map(|(pid, _)| format!("process {pid} of a container is left")),
     );
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let below = format!("{}/", world.folder.display());
@@ -209,27 +203,4 @@ fn groups_below(tree: &str) -> Vec<PathBuf> {
         found.extend(folders(hierarchy.join(tree)).filter(|path| path.is_dir()));
     }
     found
-}
-
-/// Whatever runs as a user of one of the containers.
-fn processes() -> Vec<String> {
-    let entries = fs::read_dir("/proc").unwrap().flatten();
-    let pids = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-    pids.filter(|pid| {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let uid = status.lines().find_map(|line| line.strip_prefix("Uid:\t"));
-        let uid: Option<u32> = uid.and_then(|uids| uids.split('\t').next()?.parse().ok());
-        uid.is_some_and(|uid| (0..NODES.len()).any(|node| uids(node).contains(&uid)))
-    })
-    .collect()
-}
-
-/// Ends whatever is left of a run that failed.
-pub(crate) fn remove_containers() {
-    for pid in processes() {
-        let pid = pid.parse().ok().and_then(rustix::process::Pid::from_raw);
-        if let Some(pid) = pid {
-            let _gone = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-        }
-    }
 }

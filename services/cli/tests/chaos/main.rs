@@ -15,17 +15,31 @@
 
 mod audit;
 mod load;
+#[allow(
+    dead_code,
+    clippy::allow_attributes,
+    reason = "the other test programs use the rest"
+)]
+#[path = "../common/network.rs"]
 mod network;
+#[allow(
+    dead_code,
+    clippy::allow_attributes,
+    reason = "the other test programs use the rest"
+)]
+#[path = "../common/roles.rs"]
 mod roles;
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use load::Load;
 use network::{Network, Weather};
-use roles::{Process, Role};
+use roles::{Process, Role, Terms};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::Signal;
 
@@ -35,6 +49,13 @@ const SECONDS: u64 = 20;
 const PAUSE: Duration = Duration::from_secs(2);
 /// Unpacked images take most of it.
 const DISK: &std::ffi::CStr = c"size=900m,mode=700";
+const NODES: usize = 2;
+const TERMS: Terms = Terms {
+    lease_ms: 10_000,
+    node: "orphan_ms = 8000",
+};
+/// Longer than a lease: another node takes up what it ran.
+const GONE: Duration = Duration::from_secs(12);
 const HEALING_MAX: Duration = Duration::from_secs(300);
 
 fn main() {
@@ -47,6 +68,13 @@ fn main() {
         _ if !rustix::process::geteuid().is_root() => eprintln!("SKIPPED: containers need root"),
         _ => chaos(),
     }
+}
+
+/// This program runs its processes as well.
+fn program(role: Role, folder: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["role", role.name()]).arg(folder);
+    command
 }
 
 fn number(name: &str, default: u64) -> u64 {
@@ -108,10 +136,12 @@ impl World {
         fs::DirBuilder::new().mode(0o700).create(&folder).unwrap();
         mount("tmpfs", &folder, "tmpfs", MountFlags::empty(), DISK).unwrap();
         let network = Network::start();
-        roles::configure(&folder, &network);
-        let processes = Role::ALL
-            .map(|role| Process::new(role, &folder, logs.path()))
-            .into();
+        roles::configure(&folder, &network, &TERMS);
+        let processes = Role::all(NODES).map(|role| {
+            let log = fs::File::create(logs.path().join(format!("{}.log", role.name()))).unwrap();
+            Process::new(role, &folder, Arc::new(log), program)
+        });
+        let processes = processes.collect();
         Self {
             dice: fastrand::Rng::with_seed(seed),
             load: Load::new(&folder, network.store),
@@ -169,7 +199,11 @@ impl World {
         let some = dice.usize(..count);
         let lasting = Duration::from_millis(dice.u64(200..4_000));
         let what = match dice.u32(0..100) {
-            0..60 => {
+            0..4 => {
+                self.processes[count - 1].kill(GONE);
+                "node gone"
+            }
+            4..60 => {
                 self.processes[some].kill(lasting);
                 self.processes[some].role.name()
             }
@@ -197,7 +231,7 @@ impl World {
                 "disk full"
             }
         };
-        if !matches!(what, "everything") && !Role::ALL.iter().any(|role| role.name() == what) {
+        if !matches!(what, "everything" | "node gone") && !Role::all(NODES).any(|role| role.name() == what) {
             self.mended_at = Some(Instant::now() + lasting);
         }
         match self.misfortunes.iter_mut().find(|(known, _)| *known == what) {
@@ -212,7 +246,7 @@ impl World {
         while Instant::now() < deadline {
             self.tick();
             // One that was killed last comes back seconds later, and the audit asks all of them.
-            if self.processes.iter().all(Process::runs) && self.load.is_at_rest() {
+            if self.processes.iter_mut().all(Process::runs) && self.load.is_at_rest() {
                 return;
             }
             std::thread::sleep(Duration::from_millis(200));
@@ -251,7 +285,7 @@ impl Drop for World {
             process.signal(Signal::CONT);
             process.kill(Duration::ZERO);
         }
-        audit::remove_containers();
+        roles::remove_containers();
         // Whoever still holds a file of it keeps it for that long.
         let _ = unmount(&self.folder, UnmountFlags::DETACH);
     }

@@ -76,6 +76,15 @@ impl Stack {
         Some(stack)
     }
 
+    /// A stack that somebody else runs on a folder.
+    pub fn of(folder: TempDir) -> Self {
+        Self {
+            folder,
+            arguments: Vec::new(),
+            up: None,
+        }
+    }
+
     /// Runs `gridfaas up` on the folder as it is.
     fn serve(&mut self) {
         let log = fs::File::options()

@@ -18,14 +18,23 @@ use service_kit::{Secret, config, file, shutdown};
 use store::{Buckets, Credential, Store, StoreConfig};
 use tokio::net::TcpListener;
 
-use crate::network::Network;
+use super::network::Network;
 
 /// What an init system waits before it starts a service again.
 const RESTART_PAUSE: Duration = Duration::from_millis(500);
 const CHAIN_USER: &str = "gridcoinrpc";
-pub(crate) const NODES: [&str; 2] = ["node-a", "node-b"];
+/// As many as a run may have.
+pub(crate) const NODES: [&str; 3] = ["node-a", "node-b", "node-c"];
 /// User ids of one node.
 const UIDS: u32 = 1000;
+
+/// What differs between the runs.
+pub(crate) struct Terms {
+    /// Of a session.
+    pub(crate) lease_ms: u64,
+    /// More of each node's configuration.
+    pub(crate) node: &'static str,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
@@ -36,13 +45,11 @@ pub(crate) enum Role {
 }
 
 impl Role {
-    pub(crate) const ALL: [Self; 5] = [
-        Self::Store,
-        Self::Chain,
-        Self::Credit,
-        Self::Node(0),
-        Self::Node(1),
-    ];
+    /// Of a run with so many nodes, each after those it needs.
+    pub(crate) fn all(nodes: usize) -> impl DoubleEndedIterator<Item = Self> {
+        let services = [Self::Store, Self::Chain, Self::Credit];
+        services.into_iter().chain((0..nodes).map(Self::Node))
+    }
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -58,7 +65,7 @@ impl FromStr for Role {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let role = Self::ALL.into_iter().find(|role| role.name() == text);
+        let role = Self::all(NODES.len()).find(|role| role.name() == text);
         role.ok_or_else(|| format!("no role `{text}`"))
     }
 }
@@ -71,13 +78,14 @@ pub(crate) fn tree(folder: &Path, node: usize) -> String {
 
 /// This run's user ids of a node, which tell what is left of it from others'.
 pub(crate) fn uids(node: usize) -> std::ops::Range<u32> {
-    let run = 1_960_000_000 + std::process::id() % 20_000 * 2 * UIDS;
+    let nodes = u32::try_from(NODES.len()).unwrap();
+    let run = 1_960_000_000 + std::process::id() % 20_000 * nodes * UIDS;
     let first = run + u32::try_from(node).unwrap() * UIDS;
     first..first + UIDS
 }
 
 /// Writes what each role is told. Nodes reach the others through the network; each listens where it is.
-pub(crate) fn configure(folder: &Path, network: &Network) {
+pub(crate) fn configure(folder: &Path, network: &Network, terms: &Terms) {
     fs::write(folder.join("id"), std::process::id().to_string()).unwrap();
     let credentials = S3Credentials::read_or_make(&folder.join("s3-credentials")).unwrap();
     let secret = credentials.secret_key.expose().as_bytes();
@@ -92,10 +100,11 @@ pub(crate) fn configure(folder: &Path, network: &Network) {
         fs::write(folder.join(role.name()), listen.to_string()).unwrap();
     }
     let credit = format!(
-        "listen = \"{}\"\ndatabase = {:?}\ndeposit_poll_ms = 200\npayout_late_ms = 2000\nlease_ms = 20000\n\
+        "listen = \"{}\"\ndatabase = {:?}\ndeposit_poll_ms = 200\npayout_late_ms = 2000\nlease_ms = {}\n\
          [wallet]\nurl = \"http://{}/\"\nuser = \"{CHAIN_USER}\"\npassword_file = {:?}\nmode = \"accounts\"\n",
         network.credit,
         folder.join("credit/ledger.db"),
+        terms.lease_ms,
         network.to_chain,
         folder.join("chain-password"),
     );
@@ -103,7 +112,7 @@ pub(crate) fn configure(folder: &Path, network: &Network) {
     for (number, name) in NODES.into_iter().enumerate() {
         let node = format!(
             "node = \"{name}\"\nlisten = \"{}\"\nstate_dir = {:?}\ncredit_url = \"http://{}\"\n\
-             credit_token_file = {:?}\ncgroup_tree = \"{}\"\nuid_first = {}\norphan_ms = 15000\n\
+             credit_token_file = {:?}\ncgroup_tree = \"{}\"\nuid_first = {}\n{}\n\
              [store]\nendpoint = \"http://{}\"\naccess_key = \"{}\"\nsecret_key_file = {:?}\n",
             network.nodes[number],
             folder.join(format!("state-{name}")),
@@ -111,6 +120,7 @@ pub(crate) fn configure(folder: &Path, network: &Network) {
             folder.join("credit").join(book::NODE_TOKEN),
             tree(folder, number),
             uids(number).start,
+            terms.node,
             network.to_store,
             credentials.access_key,
             folder.join("s3-secret"),
@@ -198,6 +208,7 @@ pub(crate) struct Process {
     pub(crate) role: Role,
     folder: PathBuf,
     log: Arc<fs::File>,
+    program: fn(Role, &Path) -> Command,
     child: Option<Child>,
     back_at: Instant,
     /// How often it ended without being killed: its disk was full, or what it needs was not there.
@@ -205,12 +216,18 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    pub(crate) fn new(role: Role, folder: &Path, logs: &Path) -> Self {
-        let log = fs::File::create(logs.join(format!("{}.log", role.name()))).unwrap();
+    /// `program` makes the command that [`run`]s a role on a folder.
+    pub(crate) fn new(
+        role: Role,
+        folder: &Path,
+        log: Arc<fs::File>,
+        program: fn(Role, &Path) -> Command,
+    ) -> Self {
         Self {
             role,
             folder: folder.to_owned(),
-            log: Arc::new(log),
+            log,
+            program,
             child: None,
             back_at: Instant::now(),
             ended: 0,
@@ -218,10 +235,8 @@ impl Process {
     }
 
     pub(crate) fn start(&mut self) {
-        let mut command = Command::new(std::env::current_exe().unwrap());
+        let mut command = (self.program)(self.role, &self.folder);
         command
-            .args(["role", self.role.name()])
-            .arg(&self.folder)
             .stdin(Stdio::null())
             .stdout(self.log.try_clone().unwrap())
             .stderr(self.log.try_clone().unwrap())
@@ -229,11 +244,8 @@ impl Process {
         self.child = Some(command.spawn().unwrap());
     }
 
-    pub(crate) fn runs(&self) -> bool {
-        self.child.is_some()
-    }
-
-    pub(crate) fn restart_if_due(&mut self) {
+    /// Whether it is started and has not ended by itself.
+    pub(crate) fn runs(&mut self) -> bool {
         if let Some(child) = &mut self.child
             && child.try_wait().unwrap().is_some()
         {
@@ -241,6 +253,11 @@ impl Process {
             self.ended += 1;
             self.back_at = Instant::now() + RESTART_PAUSE;
         }
+        self.child.is_some()
+    }
+
+    pub(crate) fn restart_if_due(&mut self) {
+        self.runs();
         if self.child.is_none() && self.back_at <= Instant::now() {
             self.start();
         }
@@ -265,5 +282,28 @@ impl Process {
     pub(crate) fn stop(&mut self) -> Option<i32> {
         self.signal(Signal::TERM);
         self.child.take()?.wait().unwrap().code()
+    }
+}
+
+/// Whatever runs as a user of one of this run's containers: process and user id.
+pub(crate) fn contained() -> Vec<(String, u32)> {
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    let pids = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let of_run = pids.filter_map(|pid| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let uid = status.lines().find_map(|line| line.strip_prefix("Uid:\t"))?;
+        let uid: u32 = uid.split('\t').next()?.parse().ok()?;
+        let is_ours = (0..NODES.len()).any(|node| uids(node).contains(&uid));
+        is_ours.then_some((pid, uid))
+    });
+    of_run.collect()
+}
+
+/// Ends whatever is left of a run that failed.
+pub(crate) fn remove_containers() {
+    for (pid, _) in contained() {
+        if let Some(pid) = pid.parse().ok().and_then(Pid::from_raw) {
+            let _gone = kill_process(pid, Signal::KILL);
+        }
     }
 }

@@ -20,7 +20,7 @@ pub(crate) struct Network {
     pub(crate) store: SocketAddr,
     pub(crate) chain: SocketAddr,
     pub(crate) credit: SocketAddr,
-    pub(crate) nodes: [SocketAddr; 2],
+    pub(crate) nodes: [SocketAddr; 3],
     pub(crate) to_store: SocketAddr,
     pub(crate) to_chain: SocketAddr,
     pub(crate) to_credit: SocketAddr,
@@ -30,18 +30,28 @@ pub(crate) struct Network {
 impl Network {
     pub(crate) fn start() -> Self {
         // Held together until all are known, so that no two are the same.
-        let held: [TcpListener; 5] = std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").unwrap());
-        let [store, chain, credit, one, other] = held.map(|listener| listener.local_addr().unwrap());
+        let held: [TcpListener; 6] = std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+        let [store, chain, credit, nodes @ ..] = held.map(|listener| listener.local_addr().unwrap());
         let weather = Arc::new(AtomicU8::new(Weather::Fair as u8));
         Self {
             to_store: way_to(store, &weather),
             to_chain: way_to(chain, &weather),
             to_credit: way_to(credit, &weather),
-            nodes: [one, other],
+            nodes,
             store,
             chain,
             credit,
             weather,
+        }
+    }
+
+    /// Everybody reaches everybody at once, and who is not there refuses connections.
+    pub(crate) fn direct(self) -> Self {
+        Self {
+            to_store: self.store,
+            to_chain: self.chain,
+            to_credit: self.credit,
+            ..self
         }
     }
 
