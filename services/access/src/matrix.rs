@@ -95,6 +95,7 @@ pub const MATRIX: &[Row] = matrix! {
         ReadLog: [Operator] own [User];
         Invoke: [Operator] own [User];
         Notify: [Operator] own [User];
+        CancelTask: [Operator] own [User];
         GetNode: [Operator, Auditor, User, Node, Anyone] own [];
         ListQueues: [Operator, Auditor] own [User];
         GetReceipt: [Operator, Auditor] own [User];

@@ -335,6 +335,29 @@ impl ContainerService for Api {
         Ok(Response::new(wire::NotifyResponse {}))
     }
 
+    async fn cancel_task(
+        &self,
+        request: Request<wire::CancelTaskRequest>,
+    ) -> Result<Response<wire::CancelTaskResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let function: FunctionName = parse("function", &request.function)?;
+        if let Some(owner) = self.registry.owner(&function) {
+            caller.check_owner(&owner)?;
+        }
+        let under_way = self.node.journal.under_way().await.map_err(status)?;
+        let mut wanted = under_way
+            .iter()
+            .filter(|attempt| attempt.function == function && attempt.key.as_str() == request.object_key);
+        if wanted.any(|attempt| self.node.meter.cancel(attempt.session)) {
+            return Ok(Response::new(wire::CancelTaskResponse {}));
+        }
+        Err(Status::not_found(format!(
+            "`{}` of {function} does not run on this node",
+            request.object_key
+        )))
+    }
+
     async fn get_node(
         &self,
         _request: Request<wire::GetNodeRequest>,

@@ -255,6 +255,7 @@ async fn until_end(
                     Signal::Freeze => freezer.freeze().await,
                     Signal::CapSpent => return End::Stopped(How::CapSpent),
                     Signal::Dismissed => return End::Stopped(How::Dismissed),
+                    Signal::Cancelled => return End::Stopped(How::Cancelled),
                     Signal::Lost => {
                         return End::Stopped(How::PlatformFault { what: "the session was lost".to_owned() });
                     }

@@ -51,9 +51,21 @@ pub enum Signal {
     CapSpent,
     /// The user's funds do not last for it beside older work.
     Dismissed,
+    /// Somebody wants it stopped for good.
+    Cancelled,
     /// credit-manager does not know the session any more, or was told nothing of it for too long: another node may have the
     /// task.
     Lost,
+}
+
+impl Signal {
+    /// Whether nothing takes it back.
+    const fn is_final(self) -> bool {
+        match self {
+            Self::Cancelled | Self::Lost => true,
+            Self::Run | Self::Freeze | Self::CapSpent | Self::Dismissed => false,
+        }
+    }
 }
 
 /// What a container is, for those who look at it.
@@ -329,6 +341,22 @@ impl Meter {
         let live = self.live();
         let task = live.values().find_map(|container| container.tasks.get(&session));
         task.is_some_and(|task| *task.signal.borrow() == Signal::Freeze)
+    }
+
+    /// Has a running session's task stopped for good. `false` if it does not run here.
+    pub fn cancel(&self, session: SessionId) -> bool {
+        let live = self.live();
+        let task = live.values().find_map(|container| container.tasks.get(&session));
+        if let Some(task) = task {
+            task.signal.send_if_modified(|told| {
+                let is_news = !told.is_final();
+                if is_news {
+                    *told = Signal::Cancelled;
+                }
+                is_news
+            });
+        }
+        task.is_some()
     }
 
     /// What a running session has come to by now; `None` if it does not run here.

@@ -25,8 +25,8 @@ use futures::StreamExt as _;
 use proto::container::v1::container_service_client::ContainerServiceClient;
 use proto::container::v1::invoke_response::Event;
 use proto::container::v1::{
-    InvokeRequest, ListContainersRequest, ListQueuesRequest, ListTasksRequest, NotifyRequest, ReadLogRequest,
-    SetSettingRequest, TaskState,
+    CancelTaskRequest, InvokeRequest, ListContainersRequest, ListQueuesRequest, ListTasksRequest,
+    NotifyRequest, ReadLogRequest, SetSettingRequest, TaskState,
 };
 use service_kit::SystemClock;
 use tempfile::TempDir;
@@ -886,6 +886,34 @@ async fn a_task_that_spends_its_own_cap_is_charged_and_parked() {
             !world.has("input/a") && !world.has("processing/a")
         })
         .await;
+    world.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_task_is_charged_and_parked_and_the_next_one_runs() {
+    let world = World::with_script("[ $(basename $1) = b ] || sleep 600").await;
+    world.put("input/a", "");
+    world.put("input/b", "");
+    let session = world.until_metered().await;
+    let used = CpuTime::from_micros(1_000);
+    world.cgroups.set_cpu_time(session, used);
+    let cancel = async |task: &str| {
+        let request = CancelTaskRequest {
+            function: BUCKET.to_owned(),
+            object_key: task.to_owned(),
+        };
+        world.client().await.cancel_task(request).await.map(drop)
+    };
+    assert_eq!(cancel("b").await.unwrap_err().code(), tonic::Code::NotFound);
+    cancel("a").await.unwrap();
+    world.until_there("failed/a").await;
+    world.until_there("output/b").await;
+    assert_eq!(
+        world.json("failed/a.reason.json")["reason"],
+        "the task was cancelled"
+    );
+    assert_eq!(world.credit.closed()[0], (Verdict::Cancelled, used));
+    assert_eq!(cancel("a").await.unwrap_err().code(), tonic::Code::NotFound);
     world.stopped().await;
 }
 

@@ -165,7 +165,7 @@ impl LiveContainer {
                 Signal::Run
             };
             task.signal.send_if_modified(|told| {
-                let news = *told != Signal::Lost && *told != signal;
+                let news = !told.is_final() && *told != signal;
                 if news {
                     *told = signal;
                 }

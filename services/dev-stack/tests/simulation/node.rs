@@ -278,6 +278,7 @@ impl Manager {
             match now {
                 Signal::Lost => break Verdict::PlatformFault,
                 Signal::CapSpent => break Verdict::CapSpent,
+                Signal::Cancelled => break Verdict::Cancelled,
                 Signal::Dismissed => break Verdict::Aborted,
                 Signal::Freeze => {
                     frozen_since.get_or_insert_with(Instant::now);
