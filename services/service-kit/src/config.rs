@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use config::{Config, Environment, File, FileFormat};
+use config::{Config, Environment, File, FileFormat, Source as _, Value, ValueKind};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +64,67 @@ fn strsim(a: &str, b: &str) -> usize {
 /// Reads a service's configuration: `file` if given, overridden by variables `<prefix>__<KEY>`, with `__` between
 /// the levels (`GRIDFAAS_CREDIT__LISTEN`). Unknown keys are errors, by `deny_unknown_fields` on `T`.
 pub fn load<T: DeserializeOwned>(file: Option<&Path>, prefix: &str) -> Result<T, ConfigError> {
+    read(file, prefix)?
+        .try_deserialize()
+        .map_err(|err| invalid(file, err))
+}
+
+/// A key that somebody set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Given {
+    /// With dots between the levels.
+    pub key: String,
+    pub value: String,
+    pub origin: Origin,
+}
+
+/// Who set it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    File,
+    Environment,
+}
+
+/// The keys that [`load`] finds set, and by whom; all others have their defaults. Whether they exist is not looked at.
+pub fn given(file: Option<&Path>, prefix: &str) -> Result<Vec<Given>, ConfigError> {
+    let table = read(file, prefix)?.collect().map_err(|err| invalid(file, err))?;
+    let mut given = Vec::new();
+    for (key, value) in table {
+        add_given(key, value, &mut given);
+    }
+    given.sort_by(|a, b| a.key.cmp(&b.key));
+    Ok(given)
+}
+
+fn add_given(key: String, value: Value, given: &mut Vec<Given>) {
+    // A file's values have no origin, as it was read before.
+    let origin = match value.origin() {
+        Some(_) => Origin::Environment,
+        None => Origin::File,
+    };
+    match value.kind {
+        ValueKind::Table(table) => {
+            for (name, value) in table {
+                add_given(format!("{key}.{name}"), value, given);
+            }
+        }
+        kind => given.push(Given {
+            key,
+            value: kind.to_string(),
+            origin,
+        }),
+    }
+}
+
+fn invalid(file: Option<&Path>, err: config::ConfigError) -> ConfigError {
+    ConfigError::Invalid {
+        path: file.map(Path::to_owned),
+        err: Box::new(err),
+    }
+}
+
+fn read(file: Option<&Path>, prefix: &str) -> Result<Config, ConfigError> {
     let mut layers = Config::builder();
     if let Some(path) = file {
         let text = std::fs::read_to_string(path).map_err(|err| ConfigError::Read {
@@ -78,11 +140,7 @@ pub fn load<T: DeserializeOwned>(file: Option<&Path>, prefix: &str) -> Result<T,
     layers
         .add_source(environment)
         .build()
-        .and_then(Config::try_deserialize)
-        .map_err(|err| ConfigError::Invalid {
-            path: file.map(Path::to_owned),
-            err: Box::new(err),
-        })
+        .map_err(|err| invalid(file, err))
 }
 
 #[cfg(test)]
@@ -120,6 +178,19 @@ mod tests {
             "{}",
             Chain(&err)
         );
+    }
+
+    #[test]
+    fn every_key_that_is_set_is_told_with_who_set_it() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "listen = \"x\"\n[store]\nendpoint = \"a\"\n").unwrap();
+        let given = given(Some(file.path()), "GRIDFAAS_TEST").unwrap();
+        let told = |key: &str, value: &str| Given {
+            key: key.to_owned(),
+            value: value.to_owned(),
+            origin: Origin::File,
+        };
+        assert_eq!(given, [told("listen", "x"), told("store.endpoint", "a")]);
     }
 
     #[test]
