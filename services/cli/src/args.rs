@@ -6,8 +6,8 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use service_kit::telemetry::LogFilter;
 
 use crate::commands::{
-    audit, balance, completions, config, dashboard, experiment, function, invoke, ledger, logs, node, pki,
-    ps, quote, receipt, results, statement, submit, token, up, user, version, withdraw,
+    audit, balance, completions, config, dashboard, doctor, experiment, function, invoke, ledger, logs, man,
+    node, pki, ps, quote, receipt, results, statement, submit, task, token, top, up, user, version, withdraw,
 };
 use crate::output::Format;
 
@@ -38,7 +38,7 @@ pub(crate) struct Global {
         hide_env_values = true
     )]
     pub(crate) data_dir: Option<PathBuf>,
-    /// What standard output gets; JSON is one value, with amounts as decimal strings
+    /// What standard output gets; in JSON amounts are decimal strings
     #[arg(
         long,
         short,
@@ -137,6 +137,9 @@ pub(crate) enum Command {
     Invoke(invoke::InvokeArgs),
     /// List tasks: waiting, running and done
     Ps(ps::PsArgs),
+    /// Describe, wait for, cancel and retry tasks
+    #[command(subcommand)]
+    Task(task::TaskCommand),
     /// Print what a task wrote
     Logs(logs::LogsArgs),
     /// List or fetch what a task left
@@ -169,10 +172,16 @@ pub(crate) enum Command {
     Experiment(experiment::ExperimentCommand),
     /// Serve pages for a browser: funds, CPU, tasks, live
     Dashboard(dashboard::DashboardArgs),
+    /// Watch users' funds and containers' CPU in the terminal
+    Top(top::TopArgs),
     /// Prove that the ledger and the wallet agree
     Audit(audit::AuditArgs),
+    /// Find out what is wrong with this machine or the stack, and how to mend it
+    Doctor(doctor::DoctorArgs),
     /// Print completions for a shell
     Completions(completions::CompletionsArgs),
+    /// Print the manual page, or write one for each command
+    Man(man::ManArgs),
     /// Print the version
     Version(version::VersionArgs),
 }
@@ -226,6 +235,7 @@ mod tests {
                 "submit",
                 "invoke",
                 "ps",
+                "task",
                 "logs",
                 "results",
                 "quote",
@@ -239,12 +249,29 @@ mod tests {
                 "ledger",
                 "experiment",
                 "dashboard",
+                "top",
                 "audit",
+                "doctor",
                 "completions",
+                "man",
                 "version",
                 "help"
             ]
         );
+    }
+
+    #[test]
+    fn the_reference_has_every_command() {
+        let page = include_str!("../../../docs/cli.md");
+        let has = |name: &str| assert!(page.contains(&format!("`{name}`")), "docs/cli.md has no `{name}`");
+        for command in Cli::command().get_subcommands() {
+            match command.get_subcommands().next() {
+                None => has(command.get_name()),
+                Some(_) => command
+                    .get_subcommands()
+                    .for_each(|verb| has(&format!("{} {}", command.get_name(), verb.get_name()))),
+            }
+        }
     }
 
     #[test]

@@ -8,14 +8,46 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
 use dev_stack::S3Credentials;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use schema::Problem;
+use serde::Serialize;
 use units::{Amount, FunctionName};
+
+/// What a key may hold as it is where it is part of a header.
+const COPY_SOURCE: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'/')
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 
 /// An object found by a listing.
 #[derive(Clone, Debug)]
 pub(crate) struct Object {
     pub(crate) key: String,
     pub(crate) bytes: u64,
+}
+
+/// Where a task's object is, which tells how far the task has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Place {
+    Input,
+    Processing,
+    Output,
+    Failed,
+}
+
+impl Place {
+    pub(crate) fn key(self, task: &str) -> String {
+        let folder = match self {
+            Self::Input => "input",
+            Self::Processing => "processing",
+            Self::Output => "output",
+            Self::Failed => "failed",
+        };
+        format!("{folder}/{task}")
+    }
 }
 
 /// Buckets of functions: a function and its bucket have the same name.
@@ -143,6 +175,40 @@ impl ObjectStore {
                 format!("failed to look for `{key}` in the bucket `{function}`"),
             )),
         }
+    }
+
+    /// Where a task's object is. A task that was submitted again waits, whatever is left of it from before.
+    pub(crate) async fn place(&self, function: &FunctionName, task: &str) -> anyhow::Result<Option<Place>> {
+        // In the order of the task's way, so that one that moves on meanwhile is found at its next place.
+        for place in [Place::Input, Place::Processing, Place::Output, Place::Failed] {
+            if self.exists(function, &place.key(task)).await? {
+                return Ok(Some(place));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Copies an object within its bucket, its metadata too; of at most 5 GiB, as S3 has it.
+    pub(crate) async fn copy(&self, function: &FunctionName, from: &str, to: &str) -> anyhow::Result<()> {
+        let source = utf8_percent_encode(&format!("{function}/{from}"), COPY_SOURCE).to_string();
+        let request = self.client.copy_object().bucket(function.as_str());
+        let copied = request.copy_source(source).key(to).send().await;
+        copied.map(drop).map_err(|err| {
+            let doing = format!("failed to copy `{from}` to `{to}` in the bucket `{function}`");
+            self.refusal(err, doing)
+        })
+    }
+
+    /// How many buckets there are.
+    pub(crate) async fn buckets(&self) -> anyhow::Result<usize> {
+        match self.client.list_buckets().send().await {
+            Ok(reply) => Ok(reply.buckets().len()),
+            Err(err) => Err(self.refusal(err, "failed to list the buckets".to_owned())),
+        }
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.url
     }
 
     /// What keeps a function from running, as a node found it.

@@ -6,20 +6,31 @@ use anyhow::Context as _;
 use clap::ValueEnum;
 use comfy_table::{Table, presets};
 use serde::Serialize;
+use serde_json::Value;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
     /// For people
     #[default]
     Table,
-    /// For programs
+    /// For programs: one value
     Json,
+    /// For programs that read lines: one value on each, the rows of a list or the one value
+    Jsonl,
 }
 
 /// What a command has to tell.
 pub(crate) trait Show: Serialize {
     /// The same for people, as lines. Text that came from outside goes through [`printable`].
     fn text(&self) -> String;
+
+    /// What `jsonl` has a line for each of: the elements of a list, or the whole.
+    fn rows(&self) -> serde_json::Result<Vec<Value>> {
+        Ok(match serde_json::to_value(self)? {
+            Value::Array(rows) => rows,
+            whole => vec![whole],
+        })
+    }
 }
 
 /// Where a command's words go.
@@ -37,7 +48,15 @@ impl Output {
             Format::Json => {
                 serde_json::to_string_pretty(result).context("failed to write the result as JSON")?
             }
+            Format::Jsonl => {
+                let rows = result.rows().context("failed to write the result as JSON")?;
+                rows.iter().map(|row| format!("{row}\n")).collect()
+            }
         };
+        if text.is_empty() {
+            // No rows, no lines.
+            return Ok(());
+        }
         write_out(text.trim_end().as_bytes())?;
         write_out(b"\n")
     }

@@ -10,8 +10,8 @@ use service_kit::Chain;
 /// logs and gRPC, and is taken apart only here.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Report {
-    problem: String,
-    hint: Option<String>,
+    pub(crate) problem: String,
+    pub(crate) hint: Option<String>,
 }
 
 impl Report {

@@ -47,6 +47,18 @@ impl Stack {
         &self.data_dir
     }
 
+    /// Whether a stack is to be found: one was told, or runs on the data folder.
+    pub(crate) fn is_known(&self) -> anyhow::Result<bool> {
+        let Addresses {
+            credit_url,
+            container_url,
+            s3_url,
+            ..
+        } = &self.addresses;
+        let is_told = credit_url.is_some() || container_url.is_some() || s3_url.is_some();
+        Ok(is_told || Endpoints::read(&self.data_dir)?.is_some())
+    }
+
     /// Users, functions and money.
     pub(crate) async fn accounts(&self) -> anyhow::Result<AccountServiceClient<Channel>> {
         Ok(AccountServiceClient::new(self.credit_manager().await?))

@@ -5,6 +5,7 @@ use std::fmt;
 use proto::container::v1::Queue;
 use schema::{Container, Function, Problem, Task, User, Withdrawal};
 use serde::Serialize;
+use serde_json::Value;
 use units::{Amount, CpuTime, Timestamp};
 
 use crate::output::{Show, columns, pairs, printable};
@@ -26,7 +27,7 @@ fn runway_shown(user: &User) -> String {
 }
 
 /// What there is of a spending limit.
-fn limit_shown(limit: Option<Amount>) -> String {
+pub(crate) fn limit_shown(limit: Option<Amount>) -> String {
     limit.map_or_else(|| "-".to_owned(), |limit| format!("{limit} GRC/h"))
 }
 
@@ -295,6 +296,10 @@ impl fmt::Display for Waiting {
 }
 
 impl Show for Tasks {
+    fn rows(&self) -> serde_json::Result<Vec<Value>> {
+        self.tasks.iter().map(serde_json::to_value).collect()
+    }
+
     fn text(&self) -> String {
         let tasks = columns(
             [

@@ -123,7 +123,7 @@ fn wrong_usage_ends_with_status_2_and_help() {
             "is not a function name",
         ),
         (&["user", "set", "alice"], "--debt-limit"),
-        (&["--output", "xml", "ps"], "table, json"),
+        (&["--output", "xml", "ps"], "table, json, jsonl"),
         (&["blance", "alice"], "'balance'"),
         (&[], "Usage: gridfaas"),
     ] {
@@ -140,6 +140,57 @@ fn json_is_one_value_and_nothing_else() {
     assert!(output.status.success());
     let version: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(version["version"], env!("CARGO_PKG_VERSION"));
+}
+
+#[test]
+fn a_configuration_file_is_checked_as_its_service_would() {
+    let folder = tempfile::tempdir().unwrap();
+    let deployment = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deployment/config");
+    for service in ["container-manager", "credit-manager"] {
+        let file = deployment.join(format!("{service}.toml"));
+        let file = file.to_str().unwrap();
+        let output = gridfaas(
+            folder.path(),
+            &["config", "check", service, file, "--output", "json"],
+        );
+        assert!(output.status.success(), "{output:?}");
+        let given: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let listen = given
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|given| given["key"] == "listen");
+        assert_eq!(listen.unwrap()["origin"], "file");
+
+        let wrong = folder.path().join("wrong.toml");
+        fs::write(
+            &wrong,
+            fs::read_to_string(file)
+                .unwrap()
+                .replace("\nlisten =", "\nlissten ="),
+        )
+        .unwrap();
+        let wrong = wrong.to_str().unwrap();
+        let text = failure(&gridfaas(folder.path(), &["config", "check", service, wrong]), 1);
+        assert!(text.contains("hint: did you mean `listen`?"), "{text}");
+    }
+}
+
+#[test]
+fn there_is_a_manual_page_for_each_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = gridfaas(folder.path(), &["man"]);
+    assert!(
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .contains(".TH gridfaas 1")
+    );
+    let pages = folder.path().join("man1");
+    let output = gridfaas(folder.path(), &["man", "--to", pages.to_str().unwrap()]);
+    assert!(output.status.success(), "{output:?}");
+    for page in ["gridfaas.1", "gridfaas-submit.1", "gridfaas-task-retry.1"] {
+        assert!(pages.join(page).exists(), "{page}");
+    }
 }
 
 #[test]

@@ -1,10 +1,14 @@
 //! `gridfaas function`: a bucket with a script and an image, and the user who pays.
 
+mod describe;
+mod init;
+
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
+use container_manager::function::FunctionSettings;
 use proto::container::v1::{ListQueuesRequest, NotifyRequest};
 use proto::credit::v1::{CreateFunctionRequest, ListFunctionsRequest, UpdateFunctionRequest};
 use schema::{Function, Problem};
@@ -19,14 +23,23 @@ use crate::output::{Output, Show, pairs};
 use crate::stack::{Stack, told};
 use crate::view::{self, FunctionNow, Functions};
 
+/// The names of a function's files, in `utils/` and in a folder.
+const SCRIPT: &str = "process_task.sh";
+const SETTINGS: &str = "function.toml";
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum FunctionCommand {
+    /// Start a function of your own: write a script, its settings and a sample input into a folder
+    Init(init::InitArgs),
     /// Deploy a function: register it, make its bucket, upload its script and image
     ///
     /// Can be repeated: what is given replaces what was there, and what is not given stays.
+    #[command(visible_alias = "deploy")]
     Create(CreateArgs),
     /// Change a function's terms
     Set(SetArgs),
+    /// Tell a function's terms, what waits for it, and what keeps it from running
+    Describe(describe::DescribeArgs),
     /// Have the node look for new tasks now
     Notify(NotifyArgs),
     /// List functions
@@ -41,12 +54,18 @@ pub(crate) struct CreateArgs {
     /// Who pays for it
     #[arg(long)]
     user: UserName,
+    /// A folder as `function init` makes it: its process_task.sh and function.toml, unless others are given
+    #[arg(long, value_name = "DIR")]
+    from: Option<PathBuf>,
     /// The container image, .sif, or a definition to build it from, .def
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
     /// Called for each task, as `bash process_task.sh TASK-FILE RESULTS-FOLDER`
     #[arg(long, value_name = "FILE")]
     script: Option<PathBuf>,
+    /// What it may take, as in the function.toml of `function init`
+    #[arg(long, value_name = "FILE")]
+    settings: Option<PathBuf>,
     /// How long its container stays when no task is there [default: 60]
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u32>,
@@ -101,6 +120,8 @@ impl Show for Created {
 
 pub(crate) async fn run(command: FunctionCommand, stack: &Stack, output: Output) -> anyhow::Result<()> {
     match command {
+        FunctionCommand::Init(args) => init::run(args, output),
+        FunctionCommand::Describe(args) => describe::run(args, stack, output).await,
         FunctionCommand::Create(args) => create(args, stack, output).await,
         FunctionCommand::Set(args) => set(args, stack, output).await,
         FunctionCommand::Notify(args) => notify(stack, &args.name).await,
@@ -111,7 +132,14 @@ pub(crate) async fn run(command: FunctionCommand, stack: &Stack, output: Output)
 async fn create(args: CreateArgs, stack: &Stack, output: Output) -> anyhow::Result<()> {
     // Everything that can be wrong with the files is found before anything is changed.
     let image = args.image.as_deref().map(LocalFile::image).transpose()?;
-    let script = args.script.as_deref().map(LocalFile::script).transpose()?;
+    let in_folder = |name: &str| {
+        let path = args.from.as_ref().map(|folder| folder.join(name));
+        path.filter(|path| path.exists())
+    };
+    let script = args.script.clone().or_else(|| in_folder(SCRIPT));
+    let script = script.as_deref().map(LocalFile::script).transpose()?;
+    let settings = args.settings.clone().or_else(|| in_folder(SETTINGS));
+    let settings = settings.as_deref().map(checked_settings).transpose()?;
 
     let store = stack.store()?;
     let request = CreateFunctionRequest {
@@ -130,6 +158,11 @@ async fn create(args: CreateArgs, stack: &Stack, output: Output) -> anyhow::Resu
     if let Some(image) = image {
         uploaded.push(replace_image(&store, &args.name, &image, output).await?);
     }
+    if let Some(settings) = settings {
+        let key = format!("utils/{SETTINGS}");
+        store.put(&args.name, &key, settings.into_bytes().into()).await?;
+        uploaded.push(key);
+    }
     if let Some(seconds) = args.timeout {
         let key = "utils/timeout.txt".to_owned();
         store
@@ -139,7 +172,7 @@ async fn create(args: CreateArgs, stack: &Stack, output: Output) -> anyhow::Resu
     }
     // The script comes last: with it the function is complete, and tasks that wait for it can start.
     if let Some(script) = script {
-        let key = "utils/process_task.sh".to_owned();
+        let key = format!("utils/{SCRIPT}");
         store.put_file(&args.name, &key, &script.path).await?;
         uploaded.push(key);
     }
@@ -153,6 +186,14 @@ async fn create(args: CreateArgs, stack: &Stack, output: Output) -> anyhow::Resu
         user: args.user.into(),
         uploaded,
     })
+}
+
+/// A function's settings, as its container-manager will read them.
+fn checked_settings(path: &Path) -> anyhow::Result<String> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path).with_context(|| format!("failed to read `{shown}`"))?;
+    FunctionSettings::parse(&text).with_context(|| format!("`{shown}` cannot be used"))?;
+    Ok(text)
 }
 
 /// Uploads an image, then deletes those of other names: a function has one.

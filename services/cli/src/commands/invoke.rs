@@ -82,7 +82,7 @@ pub(crate) async fn run(args: InvokeArgs, stack: &Stack, output: Output) -> anyh
             Some(Event::AcceptedObjectKey(key)) => name = key,
             Some(Event::Log(chunk)) => match output.format {
                 Format::Table => write_out(&chunk)?,
-                Format::Json => log.extend_from_slice(&chunk),
+                Format::Json | Format::Jsonl => log.extend_from_slice(&chunk),
             },
             Some(Event::Result(chunk)) => results.take(chunk).await?,
             Some(Event::Ended(task)) => {
@@ -99,7 +99,7 @@ pub(crate) async fn run(args: InvokeArgs, stack: &Stack, output: Output) -> anyh
                         printable(&reason)
                     ));
                 }
-                if output.format == Format::Json {
+                if output.format != Format::Table {
                     let log = String::from_utf8_lossy(&log).into_owned();
                     output.show(&Invoked { task, log, results })?;
                 }

@@ -45,7 +45,7 @@ pub(crate) async fn run(args: LogsArgs, stack: &Stack, output: Output) -> anyhow
     let mut take = |chunk: &[u8]| match output.format {
         // As the bytes come, so that following shows them at once.
         Format::Table => write_out(chunk),
-        Format::Json => {
+        Format::Json | Format::Jsonl => {
             log.extend_from_slice(chunk);
             Ok(())
         }
@@ -69,7 +69,7 @@ pub(crate) async fn run(args: LogsArgs, stack: &Stack, output: Output) -> anyhow
     }
     match output.format {
         Format::Table => Ok(()),
-        Format::Json => output.show(&Log {
+        Format::Json | Format::Jsonl => output.show(&Log {
             function: args.function.into(),
             task: args.task,
             log: String::from_utf8_lossy(&log).into_owned(),

@@ -5,11 +5,13 @@ pub(crate) mod balance;
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod dashboard;
+pub(crate) mod doctor;
 pub(crate) mod experiment;
 pub(crate) mod function;
 pub(crate) mod invoke;
 pub(crate) mod ledger;
 pub(crate) mod logs;
+pub(crate) mod man;
 pub(crate) mod node;
 pub(crate) mod pki;
 pub(crate) mod ps;
@@ -18,7 +20,9 @@ pub(crate) mod receipt;
 pub(crate) mod results;
 pub(crate) mod statement;
 pub(crate) mod submit;
+pub(crate) mod task;
 pub(crate) mod token;
+pub(crate) mod top;
 pub(crate) mod up;
 pub(crate) mod user;
 pub(crate) mod version;
@@ -48,6 +52,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Submit(args) => submit::run(args, &stack, output).await,
         Command::Invoke(args) => invoke::run(args, &stack, output).await,
         Command::Ps(args) => ps::run(args, &stack, output).await.map(done),
+        Command::Task(command) => task::run(command, &stack, output).await,
         Command::Logs(args) => logs::run(args, &stack, output).await.map(done),
         Command::Results(args) => results::run(args, &stack, output).await.map(done),
         Command::Quote(args) => quote::run(args, &stack, output).await.map(done),
@@ -60,8 +65,11 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Ledger(command) => ledger::run(command, &stack, output).await,
         Command::Withdraw(args) => withdraw::run(args, &stack, output).await.map(done),
         Command::Dashboard(args) => dashboard::run(args, &stack, output).await.map(done),
+        Command::Top(args) => top::run(args, &stack, output).await.map(done),
         Command::Audit(_) => audit::run(&stack, output).await,
+        Command::Doctor(_) => doctor::run(&stack, output).await,
         Command::Completions(args) => completions::run(args).map(done),
+        Command::Man(args) => man::run(args).map(done),
         Command::Version(_) => version::run(output).map(done),
     }
 }

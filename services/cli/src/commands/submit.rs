@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{bail, ensure};
+use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use proto::container::v1::{ListTasksRequest, NotifyRequest};
+use proto::container::v1::NotifyRequest;
 use proto::credit::v1::ListFunctionsRequest;
 use schema::Task;
 use serde::Serialize;
@@ -16,6 +16,7 @@ use service_kit::{Clock as _, SystemClock};
 use units::{Amount, FunctionName};
 
 use crate::commands::more_than_zero;
+use crate::commands::task::listed;
 use crate::local_file::LocalFile;
 use crate::output::{Output, Show, columns};
 use crate::stack::{Stack, told};
@@ -23,13 +24,11 @@ use crate::view::{Tasks, problem_shown};
 
 /// Between two looks at the tasks waited for.
 const POLL: Duration = Duration::from_millis(250);
-/// A node forgets old tasks in its list beyond this, so no more can be waited for at once.
-const TASKS_LISTED_MAX: u32 = 10_000;
 
 #[derive(Debug, Args)]
 pub(crate) struct SubmitArgs {
     function: FunctionName,
-    /// Each becomes one task, named as the file
+    /// Each becomes one task, named as the file; a quoted pattern such as 'in/*.txt' stands for all that match it
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// The most that each task may cost, in GRC, over all its attempts; a task that reaches it fails
@@ -57,7 +56,7 @@ pub(crate) async fn run(args: SubmitArgs, stack: &Stack, output: Output) -> anyh
     ensure_deployed(&args.function, stack, output).await?;
     // A file submitted again becomes a new task, so those of before do not count.
     let before = if args.wait {
-        tasks(&args.function, stack).await?
+        listed(&args.function, stack).await?
     } else {
         Vec::new()
     };
@@ -89,10 +88,28 @@ pub(crate) async fn run(args: SubmitArgs, stack: &Stack, output: Output) -> anyh
     })
 }
 
+/// The paths, with patterns replaced by what matches them. Errors if nothing does.
+fn matching(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
+    let mut matching = Vec::new();
+    for path in paths {
+        let pattern = path.to_str().filter(|text| text.contains(['*', '?', '[']));
+        let Some(pattern) = pattern.filter(|_| !path.exists()) else {
+            matching.push(path.clone());
+            continue;
+        };
+        let before = matching.len();
+        for found in glob::glob(pattern).with_context(|| format!("`{pattern}` is no pattern"))? {
+            matching.push(found?);
+        }
+        ensure!(matching.len() > before, "no file matches `{pattern}`");
+    }
+    Ok(matching)
+}
+
 /// The files by the names their tasks get. Errors before anything is sent, if one is missing or two share a name.
 fn unique(paths: &[PathBuf]) -> anyhow::Result<BTreeMap<String, LocalFile>> {
     let mut files = BTreeMap::new();
-    for path in paths {
+    for path in &matching(paths)? {
         let file = LocalFile::find(path)?;
         let name = file.name.clone();
         let same_name = files.insert(file.name.clone(), file);
@@ -169,7 +186,7 @@ async fn wait(
     let mut problem_told = None;
     loop {
         let mut over: BTreeMap<String, Task> = BTreeMap::new();
-        for task in tasks(function, stack).await? {
+        for task in listed(function, stack).await? {
             if task.is_over && files.contains_key(&task.task) && !over_before.contains(&task.task_id) {
                 over.insert(task.task.clone(), task);
             }
@@ -191,21 +208,6 @@ async fn wait(
         problem_told = problem;
         tokio::time::sleep(POLL).await;
     }
-}
-
-async fn tasks(function: &FunctionName, stack: &Stack) -> anyhow::Result<Vec<Task>> {
-    let request = ListTasksRequest {
-        function: function.to_string(),
-        limit: TASKS_LISTED_MAX,
-        live_only: false,
-    };
-    let reply = stack
-        .containers()
-        .await?
-        .list_tasks(request)
-        .await
-        .map_err(told)?;
-    Ok(reply.into_inner().tasks.into_iter().map(Task::from).collect())
 }
 
 /// A bar on standard error if somebody watches, and nothing otherwise.
@@ -232,6 +234,27 @@ mod tests {
         assert!(unique(&paths).unwrap_err().to_string().contains("`x.txt`"));
         let names: Vec<String> = unique(&paths[1..]).unwrap().into_keys().collect();
         assert_eq!(names, ["x.txt", "y.txt"]);
+    }
+
+    #[test]
+    fn a_pattern_stands_for_what_matches_it_and_a_file_of_that_name_for_itself() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        for name in ["a.txt", "b.txt", "c.csv", "[x].txt"] {
+            std::fs::write(path(name), "x").unwrap();
+        }
+        let names = |patterns: &[&str]| {
+            let paths: Vec<PathBuf> = patterns.iter().map(|pattern| path(pattern)).collect();
+            unique(&paths).map(|files| files.into_keys().collect::<Vec<_>>())
+        };
+        assert_eq!(names(&["?.txt", "c.csv"]).unwrap(), ["a.txt", "b.txt", "c.csv"]);
+        assert_eq!(names(&["[x].txt"]).unwrap(), ["[x].txt"]);
+        assert!(
+            names(&["*.jpg"])
+                .unwrap_err()
+                .to_string()
+                .contains("no file matches")
+        );
     }
 
     #[test]
