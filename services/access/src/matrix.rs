@@ -60,6 +60,7 @@ pub const MATRIX: &[Row] = matrix! {
         UpdateUser: [Operator] own [];
         CreateFunction: [Operator] own [User];
         UpdateFunction: [Operator] own [];
+        DeleteFunction: [Operator] own [User];
         ListFunctions: [Operator, Auditor, Node] own [User];
         ListTransfers: [Operator, Auditor] own [User];
         ListSessions: [Operator, Auditor] own [User];

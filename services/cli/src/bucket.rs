@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{Delete, ObjectIdentifier};
 use dev_stack::S3Credentials;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use schema::Problem;
@@ -143,6 +144,45 @@ impl ObjectStore {
                     format!("failed to delete `{key}` from the bucket `{function}`"),
                 )
             })
+    }
+
+    /// Deletes a bucket and all that is in it. None is no error.
+    pub(crate) async fn delete_bucket(&self, function: &FunctionName) -> anyhow::Result<()> {
+        let (bucket, doing) = (function.as_str(), || {
+            format!("failed to delete the bucket `{function}`")
+        });
+        loop {
+            let page = match self.client.list_objects_v2().bucket(bucket).send().await {
+                Ok(page) => page.contents.unwrap_or_default(),
+                Err(err) if err.code() == Some("NoSuchBucket") => return Ok(()),
+                Err(err) => return Err(self.refusal(err, doing())),
+            };
+            if page.is_empty() {
+                break;
+            }
+            let keys = page.into_iter().filter_map(|object| object.key);
+            let objects = keys.map(|key| ObjectIdentifier::builder().key(key).build());
+            let objects = Delete::builder()
+                .set_objects(Some(objects.collect::<Result<_, _>>()?))
+                .quiet(true);
+            let deleted = self
+                .client
+                .delete_objects()
+                .bucket(bucket)
+                .delete(objects.build()?)
+                .send()
+                .await;
+            let deleted = deleted.map_err(|err| self.refusal(err, doing()))?;
+            if let Some(refused) = deleted.errors().first() {
+                let (key, message) = (
+                    refused.key().unwrap_or_default(),
+                    refused.message().unwrap_or_default(),
+                );
+                return Err(anyhow::anyhow!("`{key}`: {message}").context(doing()));
+            }
+        }
+        let deleted = self.client.delete_bucket().bucket(bucket).send().await;
+        deleted.map(drop).map_err(|err| self.refusal(err, doing()))
     }
 
     /// An object's content; `None` if there is no such object.

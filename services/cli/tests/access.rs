@@ -94,6 +94,7 @@ fn of_bobs(row: &Row) -> Option<Vec<u8>> {
             user: bob,
         }
         .encode_to_vec(),
+        "DeleteFunction" => credit::DeleteFunctionRequest { name: function }.encode_to_vec(),
         "ListFunctions" => credit::ListFunctionsRequest { user: bob }.encode_to_vec(),
         "ListTransfers" => credit::ListTransfersRequest { user: bob, limit: 0 }.encode_to_vec(),
         "ListSessions" => credit::ListSessionsRequest {
@@ -161,6 +162,11 @@ fn of_bobs(row: &Row) -> Option<Vec<u8>> {
         }
         .encode_to_vec(),
         "Notify" => container::NotifyRequest { function }.encode_to_vec(),
+        "CancelTask" => container::CancelTaskRequest {
+            function,
+            object_key: "task.txt".to_owned(),
+        }
+        .encode_to_vec(),
         "ListContainers" => return None,
         method => panic!("say how {method} asks for another's"),
     })
@@ -255,7 +261,12 @@ fn each_role_does_what_the_matrix_says_and_a_user_only_with_its_own() {
             assert!(is_right, "alice at bob's {}: {code:?}", row.path);
             if !matches!(
                 row.method,
-                "GetWithdrawal" | "RevokeToken" | "CreateFunction" | "Withdraw"
+                "GetWithdrawal"
+                    | "RevokeToken"
+                    | "CreateFunction"
+                    | "DeleteFunction"
+                    | "Withdraw"
+                    | "CancelTask"
             ) {
                 let code = door.ask(row, Role::Operator, &message).await;
                 assert_eq!(code, Code::Ok, "the request for bob's {} is no good", row.path);

@@ -88,6 +88,37 @@ fn tasks_are_described_waited_for_cancelled_and_retried() {
 }
 
 #[test]
+fn a_function_is_stopped_started_and_deleted() {
+    let Some(stack) = Stack::start() else { return };
+    stack.text(&["user", "add", "alice"]);
+    stack.text(&["user", "fund", "alice", "1", "--mine", "--wait"]);
+    stack.function("mine", "alice", "true");
+    stack.text(&["function", "stop", "mine"]);
+    stack.text(&["submit", "mine", &stack.file("a", "a")]);
+    let described = ["function", "describe", "mine"];
+    stack.until("why it waits", &described, |described| {
+        described["problem"].to_string().contains("stopped") && described["waiting"] == 1
+    });
+    stack.text(&["function", "start", "mine"]);
+    stack.text(&["task", "wait", "mine", "a"]);
+
+    stack.text(&["function", "delete", "mine", "--bucket"]);
+    assert!(stack.error(&described).contains("no function `mine`"));
+    assert!(
+        stack
+            .error(&["function", "delete", "mine"])
+            .contains("no function `mine`")
+    );
+    stack.function("mine", "alice", "true");
+    stack.text(&["submit", "mine", &stack.file("b", "b"), "--wait"]);
+    assert!(
+        !stack.keys("mine").contains(&"output/a".to_owned()),
+        "a bucket of its own"
+    );
+    stack.text(&["audit"]);
+}
+
+#[test]
 fn a_stack_is_looked_at_as_a_whole_and_found_well() {
     let Some(mut stack) = Stack::start() else { return };
     stack.text(&["user", "add", "alice"]);

@@ -177,7 +177,8 @@ impl FunctionLoop {
         }
         // Every running task has seen the shutdown as well, and comes to rest.
         while self.tasks.join_next().await.is_some() {}
-        self.workplace.stop("shutdown").await;
+        self.workplace.stop("its function is served no longer").await;
+        self.node.problems.clear(&self.name);
     }
 
     async fn step(&mut self, shutdown: &CancellationToken) {

@@ -181,7 +181,8 @@ impl Images {
             return Err(ImageError::BuildsOff { key: key() });
         }
         let made = if is_definition {
-            self.build(&file, &incoming.path().join("built.sif"), &image).await
+            self.build(&file, &incoming.path().join("built.sif"), &image)
+                .await
         } else {
             self.unpack(&file, &image).await
         };

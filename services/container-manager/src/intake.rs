@@ -3,15 +3,15 @@
 //! Listing is the truth: it is done every so often whatever happens. A hint (a notification, a call of `Notify`) only
 //! makes it happen now.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use service_kit::Chain;
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinError, JoinSet};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{info, warn};
 use units::{FunctionName, UserName};
 
@@ -28,6 +28,8 @@ struct Served {
     user: UserName,
     hint: Arc<Notify>,
     alert: watch::Sender<Option<Alert>>,
+    /// The loop ends with this entry.
+    _end: DropGuard,
 }
 
 /// The functions this node serves, and the ways to wake them.
@@ -43,12 +45,7 @@ pub struct Registry {
 impl Registry {
     /// Looks into a function's `input/` now.
     pub fn hint(&self, function: &FunctionName) {
-        match self
-            .functions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(function)
-        {
+        match self.lock().get(function) {
             Some(served) => served.hint.notify_one(),
             None => self.look_for_functions.notify_one(),
         }
@@ -56,14 +53,12 @@ impl Registry {
 
     /// The functions that this node serves.
     pub fn functions(&self) -> Vec<FunctionName> {
-        let functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
-        functions.keys().cloned().collect()
+        self.lock().keys().cloned().collect()
     }
 
     /// Who pays for a function; `None` if it is not known here, or not yet.
     pub fn owner(&self, function: &FunctionName) -> Option<UserName> {
-        let functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
-        functions.get(function).map(|served| served.user.clone())
+        self.lock().get(function).map(|served| served.user.clone())
     }
 
     /// As [`Self::owner`], after another look if it is not known.
@@ -82,9 +77,14 @@ impl Registry {
 
     /// The functions of a user that are known here.
     pub fn functions_of(&self, user: &UserName) -> Vec<FunctionName> {
-        let functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
+        let functions = self.lock();
         let own = functions.iter().filter(|(_, served)| served.user == *user);
         own.map(|(function, _)| function.clone()).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<FunctionName, Served>> {
+        // No entry is ever half written.
+        self.functions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens or shuts the gate of all of a user's functions.
@@ -103,28 +103,46 @@ impl Registry {
             .subscribe()
     }
 
-    /// The hint and the alert of a function that is new here; `None` for one that is served already, which is told of
-    /// the alert.
-    pub(crate) fn add(
-        &self,
-        function: &FunctionName,
-        user: &UserName,
-        alert: Option<Alert>,
-    ) -> Option<(Arc<Notify>, watch::Receiver<Option<Alert>>)> {
-        let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(served) = functions.get(function) {
-            served.alert.send_replace(alert);
+    /// What a function's loop listens to, if it is new here; `None` for one that is served already, which is told of the
+    /// alert. The loop is to end with `end`.
+    pub(crate) fn add(&self, entry: &FunctionEntry, end: CancellationToken) -> Option<News> {
+        let FunctionEntry {
+            name,
+            user,
+            may_start,
+            alert,
+        } = entry;
+        self.set_gate(user, *may_start);
+        let mut functions = self.lock();
+        if let Some(served) = functions.get(name) {
+            served.alert.send_replace(alert.clone());
             return None;
         }
         let hint = Arc::new(Notify::new());
-        let (sender, receiver) = watch::channel(alert);
+        let (sender, receiver) = watch::channel(alert.clone());
         let served = Served {
             user: user.clone(),
             hint: hint.clone(),
             alert: sender,
+            _end: end.drop_guard(),
         };
-        functions.insert(function.clone(), served);
-        Some((hint, receiver))
+        functions.insert(name.clone(), served);
+        Some(News {
+            gate: self.gate(user, *may_start),
+            hint,
+            alert: receiver,
+        })
+    }
+
+    /// Ends the loops of all functions but these: somebody deleted them.
+    fn retain(&self, registered: &BTreeSet<FunctionName>) {
+        self.lock().retain(|name, _| {
+            let is_registered = registered.contains(name);
+            if !is_registered {
+                info!(function = %name, "function deleted");
+            }
+            is_registered
+        });
     }
 }
 
@@ -140,24 +158,20 @@ pub async fn run(
     while !shutdown.is_cancelled() {
         match node.credit.functions().await {
             Ok(functions) => {
-                for FunctionEntry {
-                    name,
-                    user,
-                    may_start,
-                    alert,
-                } in functions
-                {
-                    registry.set_gate(&user, may_start);
-                    let Some((hint, alert)) = registry.add(&name, &user, alert) else {
+                let registered: BTreeSet<_> = functions.iter().map(|entry| entry.name.clone()).collect();
+                let served = u32::try_from(registered.len()).unwrap_or(u32::MAX);
+                node.served.store(served, Ordering::Relaxed);
+                registry.retain(&registered);
+                for entry in functions {
+                    let end = shutdown.child_token();
+                    let Some(news) = registry.add(&entry, end.clone()) else {
                         continue;
                     };
+                    let FunctionEntry { name, user, .. } = entry;
                     info!(function = %name, %user, "function found");
-                    node.served.fetch_add(1, Ordering::Relaxed);
-                    let gate = registry.gate(&user, may_start);
-                    let news = News { gate, hint, alert };
                     let adopted = adopted.remove(&name);
-                    let function = FunctionLoop::new(node.clone(), name, user, news, adopted, &shutdown);
-                    loops.spawn(function.run(shutdown.clone()));
+                    let function = FunctionLoop::new(node.clone(), name, user, news, adopted, &end);
+                    loops.spawn(function.run(end));
                 }
             }
             Err(err) => warn!(error = %Chain(&err), "functions not read, will retry"),

@@ -11,6 +11,8 @@ pub const SCRIPT: &str = "utils/process_task.sh";
 pub const TIMEOUT: &str = "utils/timeout.txt";
 /// The function's optional settings.
 pub const SETTINGS: &str = "utils/function.toml";
+/// While it is there, whatever it holds, no task starts.
+pub const STOPPED: &str = "utils/stopped";
 pub const UTILS: &str = "utils/";
 pub const STAGING: &str = "staging/";
 pub const INPUT: &str = "input/";

@@ -65,6 +65,11 @@ impl Utils {
         )
     }
 
+    /// Whether the user wants no task to start.
+    pub fn is_stopped(&self) -> bool {
+        self.listed.iter().any(|object| object.key == layout::STOPPED)
+    }
+
     pub fn settings(&self) -> Result<FunctionSettings, Problem> {
         let Some(text) = self.text(layout::SETTINGS) else {
             return Ok(FunctionSettings::default());

@@ -57,6 +57,7 @@ mod tests {
     use tokio::net::TcpStream;
 
     use super::*;
+    use crate::credit::FunctionEntry;
     use crate::event_message::tests::{message, record};
 
     async fn post(address: SocketAddr, body: &str) -> String {
@@ -74,14 +75,18 @@ mod tests {
     #[tokio::test]
     async fn a_posted_notification_wakes_its_function() {
         let (registry, shutdown) = (Arc::new(Registry::default()), CancellationToken::new());
-        let (hint, _alert) = registry
-            .add(&"stress".parse().unwrap(), &"alice".parse().unwrap(), None)
-            .unwrap();
+        let stress = FunctionEntry {
+            name: "stress".parse().unwrap(),
+            user: "alice".parse().unwrap(),
+            may_start: true,
+            alert: None,
+        };
+        let news = registry.add(&stress, CancellationToken::new()).unwrap();
         let any = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
         let address = start(any, registry, shutdown.clone()).await.unwrap().unwrap();
         let answer = post(address, &message(&[record("stress", "input/x")])).await;
         assert!(answer.starts_with("HTTP/1.1 204"), "{answer}");
-        hint.notified().await;
+        news.hint.notified().await;
         let answer = post(address, "nonsense").await;
         assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
         shutdown.cancel();

@@ -114,6 +114,15 @@ impl Workplace {
     }
 
     fn recipe(&self) -> Result<(FunctionSettings, Script, ImageObject), Problem> {
+        if self.utils.is_stopped() {
+            return Err(Problem::new(
+                format!("the function is stopped: there is `{}`", layout::STOPPED),
+                format!(
+                    "`gridfaas function start {}`, or delete the object",
+                    self.function
+                ),
+            ));
+        }
         let settings = self.utils.settings()?;
         let script = self.utils.script()?;
         let image = self.utils.image(&settings)?;
@@ -206,9 +215,12 @@ impl Workplace {
         if self.is_wanted() {
             return Some("others wait for its memory");
         }
-        // The user may have changed the timeout meanwhile.
+        // The user may have changed the timeout meanwhile, or stopped the function.
         if let Err(err) = self.refresh().await {
-            debug!(error = %Chain(&err), "timeout not read");
+            debug!(error = %Chain(&err), "`utils/` not read");
+        }
+        if self.utils.is_stopped() {
+            return Some("the function is stopped");
         }
         (idle_since.elapsed() > self.utils.idle_timeout()).then_some("idle")
     }

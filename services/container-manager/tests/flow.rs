@@ -398,6 +398,50 @@ async fn what_is_missing_is_said_once_and_the_task_waits() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_function_starts_nothing_until_it_is_started_again() {
+    let world = World::with_script("sleep 0.2").await;
+    world.put("input/a", "");
+    world.until_metered().await;
+    world.put("utils/stopped", "");
+    // What runs goes on to its end.
+    world.until_there("output/a").await;
+    world
+        .until("no container", |world| world.runtime.containers().is_empty())
+        .await;
+    world.put("input/b", "");
+    world.until_there("status/error.json").await;
+    let problem = world.json("status/error.json");
+    assert!(
+        problem["error"].as_str().unwrap().contains("stopped"),
+        "{problem}"
+    );
+    assert_eq!(world.credit.closed().len(), 1);
+    world.store.delete_object(BUCKET, "utils/stopped");
+    world.until_there("output/b").await;
+    assert!(!world.has("status/error.json"));
+    world.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_function_is_served_no_longer_and_a_new_one_of_its_name_is() {
+    let world = World::with_script("true").await;
+    world.put("input/a", "");
+    world.until_there("output/a").await;
+    world.credit.remove_function(&function());
+    // Its container would have stayed for a minute.
+    world
+        .until("no container", |world| world.runtime.containers().is_empty())
+        .await;
+    world.put("input/b", "");
+    world.put("input/c", "");
+    world.credit.add_function(&function(), &"alice".parse().unwrap());
+    world.until_there("output/b").await;
+    world.until_there("output/c").await;
+    assert_eq!(world.credit.closed().len(), 3);
+    world.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_spent_grant_throttles_and_then_returns_the_task_to_input() {
     let world = World::with_script("sleep 600").await;
     world.put("input/a", "");
@@ -902,7 +946,7 @@ async fn a_cancelled_task_is_charged_and_parked_and_the_next_one_runs() {
             function: BUCKET.to_owned(),
             object_key: task.to_owned(),
         };
-        world.client().await.cancel_task(request).await.map(drop)
+        world.client().cancel_task(request).await.map(drop)
     };
     assert_eq!(cancel("b").await.unwrap_err().code(), tonic::Code::NotFound);
     cancel("a").await.unwrap();

@@ -141,6 +141,8 @@ pub struct Function {
     pub user: UserName,
     /// The most that its work may cost an hour.
     pub max_spend: Option<Amount>,
+    /// It runs nothing any more; its name stays its user's, as what it ran does.
+    pub is_deleted: bool,
 }
 
 /// A user and what its live sessions make of it.

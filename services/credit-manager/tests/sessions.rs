@@ -510,3 +510,62 @@ async fn two_users_do_not_touch_each_other() {
     service.assert_sound().await;
     service.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_deleted_function_runs_nothing_and_comes_back_only_to_its_owner() {
+    let folder = tempfile::tempdir().unwrap();
+    let wallet = Arc::new(FakeWallet::new());
+    let mut service = Service::start(config(folder.path(), "addresses"), wallet.clone()).await;
+    for name in ["alice", "bob"] {
+        let user = service.user(name, "0").await;
+        deposit(&wallet, &user, "0.1");
+        service.until(name, |user| user.balance_halfords > 0).await;
+    }
+    let session = SessionId::new();
+    service.open(session, "alice", "a.txt", "").await;
+    let delete = || DeleteFunctionRequest {
+        name: "alice".to_owned(),
+    };
+    let runs = service.accounts.delete_function(delete()).await.unwrap_err();
+    assert_eq!(runs.code(), Code::FailedPrecondition);
+    assert!(runs.message().contains("function stop alice"), "{runs:?}");
+
+    service
+        .close(session, CORE_SECOND, Outcome::Succeeded)
+        .await
+        .unwrap();
+    service.accounts.delete_function(delete()).await.unwrap();
+    service.stop().await.unwrap();
+    // The ledger has it.
+    let mut service = Service::start(config(folder.path(), "addresses"), wallet).await;
+    let again = service.accounts.delete_function(delete()).await.unwrap_err();
+    assert_eq!(again.code(), Code::NotFound);
+    assert_eq!(
+        service.refusal("alice", "b.txt").await.reason(),
+        RefusalReason::UnknownFunction
+    );
+    let request = ListFunctionsRequest::default();
+    let listed = service
+        .accounts
+        .list_functions(request)
+        .await
+        .unwrap()
+        .into_inner();
+    let names: Vec<String> = listed
+        .functions
+        .into_iter()
+        .map(|function| function.name)
+        .collect();
+    assert_eq!(names, ["bob"]);
+    service.assert_sound().await;
+
+    let create = |user: &str| CreateFunctionRequest {
+        name: "alice".to_owned(),
+        user: user.to_owned(),
+    };
+    let taken = service.accounts.create_function(create("bob")).await.unwrap_err();
+    assert_eq!(taken.code(), Code::AlreadyExists);
+    service.accounts.create_function(create("alice")).await.unwrap();
+    service.open(SessionId::new(), "alice", "b.txt", "").await;
+    service.stop().await.unwrap();
+}

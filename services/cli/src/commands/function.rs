@@ -7,13 +7,18 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use aws_sdk_s3::primitives::ByteStream;
 use clap::{Args, Subcommand};
 use container_manager::function::FunctionSettings;
+use container_manager::layout;
 use proto::container::v1::{ListQueuesRequest, NotifyRequest};
-use proto::credit::v1::{CreateFunctionRequest, ListFunctionsRequest, UpdateFunctionRequest};
+use proto::credit::v1::{
+    CreateFunctionRequest, DeleteFunctionRequest, ListFunctionsRequest, UpdateFunctionRequest,
+};
 use schema::{Function, Problem};
 use serde::Serialize;
 use service_kit::Chain;
+use tonic::Code;
 use units::{FunctionName, UserName};
 
 use crate::bucket::ObjectStore;
@@ -40,6 +45,12 @@ pub(crate) enum FunctionCommand {
     Set(SetArgs),
     /// Tell a function's terms, what waits for it, and what keeps it from running
     Describe(describe::DescribeArgs),
+    /// Have no more of its tasks start; those that run go on
+    Stop(StopArgs),
+    /// Have its tasks start again after a stop
+    Start(StartArgs),
+    /// Have it served no longer; what it ran stays in the books, and its name its owner's
+    Delete(DeleteArgs),
     /// Have the node look for new tasks now
     Notify(NotifyArgs),
     /// List functions
@@ -77,6 +88,24 @@ pub(crate) struct SetArgs {
     /// The most that its tasks may cost an hour, in GRC, or off
     #[arg(long, value_name = "AMOUNT", required = true)]
     max_spend: Limit,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StopArgs {
+    name: FunctionName,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StartArgs {
+    name: FunctionName,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeleteArgs {
+    name: FunctionName,
+    /// Delete its bucket too, and all that is in it: inputs, results, logs and receipts
+    #[arg(long)]
+    bucket: bool,
 }
 
 #[derive(Debug, Args)]
@@ -124,6 +153,9 @@ pub(crate) async fn run(command: FunctionCommand, stack: &Stack, output: Output)
         FunctionCommand::Describe(args) => describe::run(args, stack, output).await,
         FunctionCommand::Create(args) => create(args, stack, output).await,
         FunctionCommand::Set(args) => set(args, stack, output).await,
+        FunctionCommand::Stop(args) => stop(&args.name, stack, output).await,
+        FunctionCommand::Start(args) => start(&args.name, stack, output).await,
+        FunctionCommand::Delete(args) => delete(args, stack, output).await,
         FunctionCommand::Notify(args) => notify(stack, &args.name).await,
         FunctionCommand::List(args) => list(args, stack, output).await,
     }
@@ -227,6 +259,57 @@ async fn notify(stack: &Stack, function: &FunctionName) -> anyhow::Result<()> {
     };
     stack.containers().await?.notify(request).await.map_err(told)?;
     Ok(())
+}
+
+/// What became of a function.
+#[derive(Serialize)]
+struct Done {
+    function: FunctionName,
+    is_now: &'static str,
+}
+
+impl Show for Done {
+    fn text(&self) -> String {
+        format!("{} is {}", self.function, self.is_now)
+    }
+}
+
+/// By an object, so that any S3 client can do the same, and every node sees it.
+async fn stop(name: &FunctionName, stack: &Stack, output: Output) -> anyhow::Result<()> {
+    let store = stack.store()?;
+    store.put(name, layout::STOPPED, ByteStream::default()).await?;
+    output.show(&Done {
+        function: name.clone(),
+        is_now: "stopped",
+    })
+}
+
+async fn start(name: &FunctionName, stack: &Stack, output: Output) -> anyhow::Result<()> {
+    stack.store()?.delete(name, layout::STOPPED).await?;
+    notify(stack, name).await?;
+    output.show(&Done {
+        function: name.clone(),
+        is_now: "started",
+    })
+}
+
+async fn delete(args: DeleteArgs, stack: &Stack, output: Output) -> anyhow::Result<()> {
+    let request = DeleteFunctionRequest {
+        name: args.name.to_string(),
+    };
+    let deleted = stack.accounts().await?.delete_function(request).await;
+    match deleted {
+        // Its bucket can be deleted later.
+        Err(status) if status.code() == Code::NotFound && args.bucket => {}
+        deleted => drop(deleted.map_err(told)?),
+    }
+    if args.bucket {
+        stack.store()?.delete_bucket(&args.name).await?;
+    }
+    output.show(&Done {
+        function: args.name,
+        is_now: "deleted",
+    })
 }
 
 async fn set(args: SetArgs, stack: &Stack, output: Output) -> anyhow::Result<()> {

@@ -87,6 +87,10 @@ impl FakeCredit {
         self.lock().functions.insert(function.clone(), user.clone());
     }
 
+    pub fn remove_function(&self, function: &FunctionName) {
+        self.lock().functions.remove(function);
+    }
+
     /// What every session is told from now on, pushed at once.
     pub fn say(&self, grant: Grant, restriction: Restriction, may_start: bool) {
         let mut inner = self.lock();

@@ -61,6 +61,13 @@ impl FakeStore {
         self.lock().write(bucket, key, body, None, metadata);
     }
 
+    /// Deletes an object as a user would.
+    pub fn delete_object(&self, bucket: &str, key: &str) {
+        if let Some(objects) = self.lock().buckets.get_mut(bucket) {
+            objects.remove(key);
+        }
+    }
+
     /// Every key of a bucket, in order.
     pub fn keys(&self, bucket: &str) -> Vec<String> {
         self.lock()

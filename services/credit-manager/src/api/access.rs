@@ -187,17 +187,14 @@ impl AccessService for AccessApi {
         let in_force = key.filter(|key| self.book.s3_key(&key.user) == key.number);
         let key = in_force.ok_or_else(|| Status::not_found("the access key opens nothing"))?;
         let user = key.user.clone();
-        let functions = self
+        let buckets = self
             .writer
-            .call(move |desk| Ok(desk.bank.functions(Some(&user))))
+            .call(move |desk| Ok(desk.bank.buckets(&user)))
             .await
             .map_err(|err| from_command(&err))?;
         Ok(Response::new(wire::ResolveS3KeyResponse {
             user: key.user.to_string(),
-            buckets: functions
-                .iter()
-                .map(|function| function.name.to_string())
-                .collect(),
+            buckets: buckets.into_iter().map(String::from).collect(),
         }))
     }
 }

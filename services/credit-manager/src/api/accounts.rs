@@ -166,6 +166,23 @@ impl AccountService for AccountApi {
         }))
     }
 
+    async fn delete_function(
+        &self,
+        request: Request<wire::DeleteFunctionRequest>,
+    ) -> Result<Response<wire::DeleteFunctionResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let name: FunctionName = parse("name", &request.into_inner().name)?;
+        let wanted = name.clone();
+        let function = self
+            .call(move |desk| Ok(desk.bank.function(&wanted)?.clone()))
+            .await?;
+        caller.check_owner(&function.user)?;
+        self.call(move |desk| Ok(desk.bank.delete_function(&function.name)?))
+            .await?;
+        info!(function = %name, "function deleted");
+        Ok(Response::new(wire::DeleteFunctionResponse {}))
+    }
+
     async fn list_functions(
         &self,
         request: Request<wire::ListFunctionsRequest>,

@@ -31,9 +31,10 @@ fn bank_code(err: &BankError) -> Code {
         | BankError::UnknownSession(_)
         | BankError::UnknownPayment(_) => Code::NotFound,
         BankError::UserExists(_) | BankError::FunctionTaken { .. } => Code::AlreadyExists,
-        BankError::OpenedDifferently(_) | BankError::AlreadyClosed { .. } | BankError::NotFree { .. } => {
-            Code::FailedPrecondition
-        }
+        BankError::OpenedDifferently(_)
+        | BankError::AlreadyClosed { .. }
+        | BankError::FunctionRuns(_)
+        | BankError::NotFree { .. } => Code::FailedPrecondition,
         BankError::Total { .. } | BankError::LimitTooLow { .. } => Code::InvalidArgument,
         BankError::AddressTaken(_) | BankError::Overflow(_) => Code::Internal,
     }

@@ -84,6 +84,8 @@ pub enum BankError {
     LimitTooLow { limit: Amount, least: Amount },
     #[error("function `{function}` belongs to user `{owner}`")]
     FunctionTaken { function: FunctionName, owner: UserName },
+    #[error("tasks of function `{0}` run (hint: `gridfaas function stop {0}`, and wait or cancel them)")]
+    FunctionRuns(FunctionName),
     #[error("there is no session `{0}`")]
     UnknownSession(SessionId),
     #[error("session `{0}` was opened before with other content")]

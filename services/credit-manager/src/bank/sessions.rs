@@ -101,9 +101,8 @@ impl Bank {
             self.leases.renew(request.session, now.instant);
             return self.licensed(request.session);
         }
-        let Some(name) = self
-            .functions
-            .get(&request.function)
+        let Ok(name) = self
+            .function(&request.function)
             .map(|function| function.user.clone())
         else {
             let message = format!("function {} is not registered", request.function);

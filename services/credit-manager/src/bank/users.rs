@@ -111,22 +111,45 @@ impl Bank {
     ) -> Result<Function, BankError> {
         self.user(name)?;
         match self.functions.get(&function) {
-            Some(known) if known.user == *name => Ok(known.clone()),
-            Some(known) => Err(BankError::FunctionTaken {
+            Some(known) if known.user != *name => Err(BankError::FunctionTaken {
                 function,
                 owner: known.user.clone(),
             }),
-            None => {
+            Some(known) if !known.is_deleted => Ok(known.clone()),
+            _ => {
                 let function = Function {
                     name: function,
                     user: name.clone(),
                     max_spend: None,
+                    is_deleted: false,
                 };
-                self.effects.changes.push(Change::Function(function.clone()));
-                self.functions.insert(function.name.clone(), function.clone());
+                self.put_function(function.clone());
                 Ok(function)
             }
         }
+    }
+
+    fn put_function(&mut self, function: Function) {
+        self.effects.changes.push(Change::Function(function.clone()));
+        self.functions.insert(function.name.clone(), function);
+    }
+
+    /// Has a function run nothing any more. Errors while its tasks run.
+    pub fn delete_function(&mut self, name: &FunctionName) -> Result<(), BankError> {
+        if self
+            .sessions
+            .values()
+            .any(|session| session.task.function == *name)
+        {
+            return Err(BankError::FunctionRuns(name.clone()));
+        }
+        // Its limit goes with it.
+        let function = self.limit_function(name, None)?;
+        self.put_function(Function {
+            is_deleted: true,
+            ..function
+        });
+        Ok(())
     }
 
     /// Who pays for a function.
@@ -137,6 +160,7 @@ impl Bank {
     pub fn function(&self, name: &FunctionName) -> Result<&Function, BankError> {
         self.functions
             .get(name)
+            .filter(|function| !function.is_deleted)
             .ok_or_else(|| BankError::UnknownFunction(name.clone()))
     }
 
@@ -146,8 +170,7 @@ impl Bank {
         name: &FunctionName,
         max_spend: Option<Amount>,
     ) -> Result<Function, BankError> {
-        let unknown = || BankError::UnknownFunction(name.clone());
-        let function = self.functions.get_mut(name).ok_or_else(unknown)?;
+        let mut function = self.function(name)?.clone();
         let owner = function.user.clone();
         let state = self
             .users
@@ -157,18 +180,25 @@ impl Bank {
         if function.max_spend != max_spend {
             function.max_spend = max_spend;
             self.effects.changes.push(Change::Function(function.clone()));
+            self.functions.insert(name.clone(), function.clone());
             let limited = |function: &Function| function.user == owner && function.max_spend.is_some();
             state.has_limited_functions = self.functions.values().any(limited);
             self.share_out(&owner, &Cause::Funds);
         }
-        self.functions.get(name).cloned().ok_or_else(unknown)
+        Ok(function)
+    }
+
+    /// The buckets that are a user's: a deleted function leaves its behind.
+    pub fn buckets(&self, of: &UserName) -> Vec<FunctionName> {
+        let own = self.functions.values().filter(|function| function.user == *of);
+        own.map(|function| function.name.clone()).collect()
     }
 
     /// Every function, or every one of a user.
     pub fn functions(&self, of: Option<&UserName>) -> Vec<Function> {
         self.functions
             .values()
-            .filter(|function| of.is_none_or(|wanted| *wanted == function.user))
+            .filter(|function| !function.is_deleted && of.is_none_or(|wanted| *wanted == function.user))
             .cloned()
             .collect()
     }

@@ -72,12 +72,14 @@ impl Journal {
             Change::Function(function) => self
                 .connection
                 .prepare_cached(
-                    "INSERT INTO functions VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE SET max_spend = excluded.max_spend",
+                    "INSERT INTO functions VALUES (?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET
+                     max_spend = excluded.max_spend, is_deleted = excluded.is_deleted",
                 )?
                 .execute(params![
                     function.name.as_str(),
                     function.user.as_str(),
                     function.max_spend.map(Amount::halfords),
+                    function.is_deleted,
                 ])
                 .map(drop),
             Change::Task(task) => self.put_task(task),

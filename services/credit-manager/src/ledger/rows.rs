@@ -124,6 +124,7 @@ pub(super) fn function(row: &Row<'_>) -> rusqlite::Result<Function> {
         name: text(row, "name")?,
         user: text(row, "user")?,
         max_spend: optional_amount(row, "max_spend")?,
+        is_deleted: row.get("is_deleted")?,
     })
 }
 

@@ -27,7 +27,8 @@ CREATE TABLE alarms (
 CREATE TABLE functions (
     name TEXT PRIMARY KEY,
     user TEXT NOT NULL REFERENCES users (name),
-    max_spend INTEGER                      -- an hour; NULL: no limit but its user's
+    max_spend INTEGER,                     -- an hour; NULL: no limit but its user's
+    is_deleted INTEGER NOT NULL            -- what it ran stays in the books
 ) STRICT;
 
 CREATE TABLE tasks (
