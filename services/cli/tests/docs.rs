@@ -54,6 +54,17 @@ fn every_link_between_pages_leads_to_a_file() {
 }
 
 #[test]
+fn the_book_has_every_page() {
+    let docs = root().join("docs");
+    let summary = std::fs::read_to_string(docs.join("SUMMARY.md")).unwrap();
+    let chapters: BTreeSet<PathBuf> = between(&summary, "](", ')').map(|link| docs.join(link)).collect();
+    for page in files(&docs, ".md") {
+        let is_there = chapters.contains(&page) || page.ends_with("SUMMARY.md");
+        assert!(is_there, "docs/SUMMARY.md has no {}", page.display());
+    }
+}
+
+#[test]
 fn every_test_that_the_specification_names_exists() {
     let mut tests = BTreeSet::new();
     for file in files(&root().join("services"), ".rs") {
