@@ -36,6 +36,8 @@ const GIVEN_BACK_DELAY: Duration = Duration::from_secs(1);
 const TROUBLE_DELAY: Duration = Duration::from_secs(2);
 /// Looks into `input/` of an idle function for each look for what a node that is gone left in `processing/`.
 const LEFT_LOOKS_EVERY: u32 = 10;
+/// Of the time that nothing was found for, what passes until the next look.
+const POLL_PART: u32 = 10;
 /// How often `quote/` is listed at most.
 const QUOTES_PAUSE: Duration = Duration::from_secs(1);
 /// How often an idle container is looked after.
@@ -67,7 +69,8 @@ pub struct FunctionLoop {
     /// One message for each task, of which there are no more than slots.
     freed: (mpsc::UnboundedSender<Freed>, mpsc::UnboundedReceiver<Freed>),
     idle_since: Instant,
-    poll: Duration,
+    /// When something was last found in `input/`, or told of.
+    active_at: Instant,
     /// When `input/` is to be listed again.
     look_at: Instant,
     /// Whether `utils/` was read after the newest listing.
@@ -107,7 +110,6 @@ impl FunctionLoop {
     ) -> Self {
         let now = Instant::now();
         let mut function = Self {
-            poll: node.config.poll_busy(),
             bulletin: Bulletin::new(node.clone(), name.clone(), user.clone()),
             workplace: Workplace::new(node.clone(), name.clone(), user),
             ahead: Ahead::new(node.clone(), name.clone()),
@@ -121,6 +123,7 @@ impl FunctionLoop {
             running: 0,
             freed: mpsc::unbounded_channel(),
             idle_since: now,
+            active_at: now,
             look_at: now,
             is_refreshed: false,
             left_at: now,
@@ -243,8 +246,7 @@ impl FunctionLoop {
     /// Something is new in the bucket, or may be taken now.
     fn look_soon(&mut self) {
         let now = Instant::now();
-        self.poll = self.node.config.poll_busy();
-        self.look_at = now;
+        (self.active_at, self.look_at) = (now, now);
         self.quotes_at = self.quotes_at.min(now + QUOTES_PAUSE);
     }
 
@@ -276,14 +278,11 @@ impl FunctionLoop {
         let (node, wanted) = (self.node.clone(), self.free_slots.len());
         let store = node.store.as_ref();
         if now >= self.look_at || self.queue.is_used_up() {
-            let is_any = self.queue.look(store, &self.name, wanted).await?;
+            if self.queue.look(store, &self.name, wanted).await? {
+                self.active_at = now;
+            }
             self.is_refreshed = false;
-            self.poll = if is_any {
-                node.config.poll_busy()
-            } else {
-                (self.poll * 2).min(self.poll_idle())
-            };
-            self.look_at = now + self.poll;
+            self.look_at = now + self.poll(now);
         }
         if now >= self.left_at {
             self.left_at = now + self.node.poll_idle() * LEFT_LOOKS_EVERY;
@@ -413,9 +412,19 @@ impl FunctionLoop {
     async fn wait(&mut self, problem: Problem) -> Result<(), ClaimError> {
         self.trouble = None;
         self.queue.forget();
-        self.poll = self.poll_idle();
-        self.look_at = Instant::now() + self.poll;
+        self.look_at = Instant::now() + self.poll_idle();
         Ok(self.bulletin.tell_problem(problem).await?)
+    }
+
+    /// When to list `input/` again: sooner where a container is warm, and soonest while tasks come.
+    fn poll(&self, now: Instant) -> Duration {
+        let is_warm = self.workplace.container().is_some();
+        let poll = now.duration_since(self.active_at) / POLL_PART;
+        if is_warm {
+            poll.clamp(self.node.config.poll_busy(), self.poll_idle())
+        } else {
+            self.poll_idle()
+        }
     }
 
     /// How often an idle function's `input/` is listed.
