@@ -277,7 +277,8 @@ impl FunctionLoop {
     async fn take_in(&mut self, now: Instant, shutdown: &CancellationToken) -> Result<(), ClaimError> {
         let (node, wanted) = (self.node.clone(), self.free_slots.len());
         let store = node.store.as_ref();
-        if now >= self.look_at || self.queue.is_used_up() {
+        let is_due = now >= self.look_at || self.queue.is_used_up();
+        if is_due {
             if self.queue.look(store, &self.name, wanted).await? {
                 self.active_at = now;
             }
@@ -291,8 +292,11 @@ impl FunctionLoop {
         }
         let waiting = self.queue.next(wanted);
         if waiting.is_empty() {
-            self.workplace.leave_line();
-            self.on_no_trouble();
+            // Tasks that wait for a container are seen again with the next listing.
+            if is_due {
+                self.workplace.leave_line();
+                self.on_no_trouble();
+            }
             return Ok(());
         }
         let name = self.name.clone();

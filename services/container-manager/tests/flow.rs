@@ -782,6 +782,27 @@ async fn the_next_input_is_read_while_a_task_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_function_stays_in_line_for_memory_however_seldom_it_is_listed() {
+    let more = "memory_capacity_mib = 2000\npoll_busy_ms = 5\npoll_idle_ms = 60000";
+    let world = World::with_config("sleep 2", more).await;
+    add_function(&world, "second", "alice");
+    world.store.drop_object("second", "utils/process_task.sh", "true");
+    world.put("utils/timeout.txt", "0");
+    world.put("input/a", "");
+    world.notify().await;
+    world.until_metered().await;
+    world.store.drop_object("second", "input/b", "");
+    let function = "second".to_owned();
+    world.client().notify(NotifyRequest { function }).await.unwrap();
+    world
+        .until("its turn, long before the next listing", |world| {
+            world.store.text("second", "output/b").is_some()
+        })
+        .await;
+    world.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn functions_take_turns_where_memory_is_short() {
     let config = "memory_capacity_mib = 1500\nturn_ms = 300";
     let world = World::with_config("sleep 0.1", config).await;
