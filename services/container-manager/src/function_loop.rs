@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -51,6 +52,8 @@ pub struct News {
     pub hint: Arc<Notify>,
     /// Whether the user's balance is low.
     pub alert: watch::Receiver<Option<Alert>>,
+    /// Told by the loop: nothing runs, and nothing was in `input/` at the last look.
+    pub is_idle: Arc<AtomicBool>,
 }
 
 pub struct FunctionLoop {
@@ -187,6 +190,7 @@ impl FunctionLoop {
     async fn step(&mut self, shutdown: &CancellationToken) {
         let now = Instant::now();
         if !self.may_take_in() {
+            self.news.is_idle.store(false, Ordering::Relaxed);
             self.workplace.leave_line();
         } else if now >= self.not_before
             && let Err(err) = self.take_in(now, shutdown).await
@@ -202,7 +206,7 @@ impl FunctionLoop {
         let alert = self.news.alert.borrow().clone();
         self.bulletin.tell_alert(alert).await;
         if now >= self.quotes_at && self.quoting.is_empty() {
-            self.quotes_at = now + self.node.poll_idle().max(QUOTES_PAUSE);
+            self.quotes_at = now + (2 * self.node.poll_idle()).max(QUOTES_PAUSE);
             let (node, name) = (self.node.clone(), self.name.clone());
             self.quoting.spawn(async move {
                 if let Err(err) = quote::answer(&node, &name).await {
@@ -279,9 +283,12 @@ impl FunctionLoop {
         let store = node.store.as_ref();
         let is_due = now >= self.look_at || self.queue.is_used_up();
         if is_due {
-            if self.queue.look(store, &self.name, wanted).await? {
+            let is_any = self.queue.look(store, &self.name, wanted).await?;
+            if is_any {
                 self.active_at = now;
             }
+            let is_idle = !is_any && self.running == 0;
+            self.news.is_idle.store(is_idle, Ordering::Relaxed);
             self.is_refreshed = false;
             self.look_at = now + self.poll(now);
         }

@@ -4,7 +4,7 @@
 //! makes it happen now.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +28,7 @@ struct Served {
     user: UserName,
     hint: Arc<Notify>,
     alert: watch::Sender<Option<Alert>>,
+    is_idle: Arc<AtomicBool>,
     /// The loop ends with this entry.
     _end: DropGuard,
 }
@@ -54,6 +55,15 @@ impl Registry {
     /// The functions that this node serves.
     pub fn functions(&self) -> Vec<FunctionName> {
         self.lock().keys().cloned().collect()
+    }
+
+    /// Those of them that may have tasks.
+    pub fn busy_functions(&self) -> Vec<FunctionName> {
+        let functions = self.lock();
+        let busy = functions
+            .iter()
+            .filter(|(_, served)| !served.is_idle.load(Ordering::Relaxed));
+        busy.map(|(function, _)| function.clone()).collect()
     }
 
     /// Who pays for a function; `None` if it is not known here, or not yet.
@@ -120,10 +130,12 @@ impl Registry {
         }
         let hint = Arc::new(Notify::new());
         let (sender, receiver) = watch::channel(alert.clone());
+        let is_idle = Arc::new(AtomicBool::new(false));
         let served = Served {
             user: user.clone(),
             hint: hint.clone(),
             alert: sender,
+            is_idle: is_idle.clone(),
             _end: end.drop_guard(),
         };
         functions.insert(name.clone(), served);
@@ -131,6 +143,7 @@ impl Registry {
             gate: self.gate(user, *may_start),
             hint,
             alert: receiver,
+            is_idle,
         })
     }
 

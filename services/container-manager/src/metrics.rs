@@ -154,7 +154,8 @@ impl Metrics {
         for (state, count) in [("blocked", blocked), ("ready", functions.len() - blocked)] {
             self.functions.with_label_values(&[state]).set(Parts::new(count));
         }
-        let waiting = futures::stream::iter(functions)
+        // An idle function's loop looks by itself.
+        let waiting = futures::stream::iter(registry.busy_functions())
             .map(async |function| queue::count(node.store.as_ref(), &function).await)
             .buffer_unordered(LISTINGS_AT_ONCE)
             .fold(0_u64, async |sum, count| {
