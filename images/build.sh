@@ -14,20 +14,8 @@ root=$(dirname "$here")
 # shellcheck source-path=SCRIPTDIR source=../deployment/scripts/lib.sh
 . "$root/deployment/scripts/lib.sh"
 
-force=
-arguments=()
-while [ $# -gt 0 ]; do
-  case $1 in
-    --force) force=1 ;;
-    -h | --help)
-      usage "$0"
-      exit 0
-      ;;
-    -*) wrong_usage "unknown option \`$1\`" ;;
-    *) arguments+=("$1") ;;
-  esac
-  shift
-done
+take_options 'force' "$@"
+force=${option[force]:-}
 if [ "${#arguments[@]}" -lt 1 ] || [ "${#arguments[@]}" -gt 2 ]; then wrong_usage 'one image name and at most one output are wanted'; fi
 name=${arguments[0]}
 output=${arguments[1]:-$root/target/images/$name.sif}

@@ -26,24 +26,10 @@ readonly THROTTLED=500
 # Longer than any demo that works.
 readonly DEADLINE_S=240
 
-keep=
-gridfaas=
-while [ $# -gt 0 ]; do
-  case $1 in
-    --keep) keep=1 ;;
-    --binary)
-      [ $# -ge 2 ] || wrong_usage '--binary needs a file'
-      gridfaas=$(realpath "$2")
-      shift
-      ;;
-    -h | --help)
-      usage "$0"
-      exit 0
-      ;;
-    *) wrong_usage "unknown argument \`$1\`" ;;
-  esac
-  shift
-done
+take_options 'keep binary=' "$@"
+arguments_at_most 0
+keep=${option[keep]:-}
+gridfaas=${option[binary]:+$(realpath "${option[binary]}")}
 
 # step TEXT: announces a part of the demo.
 step() { printf '\n== %s\n' "$*"; }

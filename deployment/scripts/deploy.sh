@@ -38,46 +38,15 @@ readonly CERTIFICATE_DAYS=365
 # What `invite` writes and `join` reads.
 readonly BUNDLE=(settings ca.pem node.pem s3-secret)
 
-command=${1:-}
-case $command in
-  single | open | invite | join | renew | check) shift ;;
-  -h | --help)
-    usage "$0"
-    exit 0
-    ;;
-  '') wrong_usage 'say what to do' ;;
-  *) wrong_usage "unknown command \`$command\`" ;;
-esac
-
-declare -A option=()
-hosts=() arguments=() start=1
-while [ $# -gt 0 ]; do
-  case $1 in
-    --host)
-      [ $# -ge 2 ] || wrong_usage '--host needs a value'
-      hosts+=("$2")
-      shift
-      ;;
-    --package | --store | --access-key | --secret-key-file | --region | --wallet | --wallet-user | --wallet-password-file | \
-      --wallet-mode | --node | --listen | --to)
-      [ $# -ge 2 ] || wrong_usage "$1 needs a value"
-      option[${1#--}]=$2
-      shift
-      ;;
-    --no-start) start= ;;
-    --dry-run) DRY_RUN=1 ;;
-    -h | --help)
-      usage "$0"
-      exit 0
-      ;;
-    -*) wrong_usage "unknown option \`$1\`" ;;
-    *) arguments+=("$1") ;;
-  esac
-  shift
-done
+take_command 'single open invite join renew check' "$@"
+take_options 'host*= package= store= access-key= secret-key-file= region= wallet= wallet-user= wallet-password-file= wallet-mode=
+  node= listen= to= no-start dry-run' "${@:2}"
+mapfile -t hosts < <(printf '%s' "${option[host]:-}")
+start=1
+[ -z "${option[no-start]:-}" ] || start=
 case $command in
   invite | join) [ ${#arguments[@]} -eq 1 ] || wrong_usage "$command needs one argument" ;;
-  *) [ ${#arguments[@]} -eq 0 ] || wrong_usage "unknown argument \`${arguments[0]}\`" ;;
+  *) arguments_at_most 0 ;;
 esac
 [ -n "$DRY_RUN" ] || need_root "deploy.sh $command"
 

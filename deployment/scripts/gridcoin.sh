@@ -32,46 +32,12 @@ readonly PASSWORD=$DATA/rpc-password
 readonly PROGRAM=/usr/local/lib/gridfaas/gridcoinresearchd
 readonly PORT=15715 TESTNET_PORT=25715
 
-command=${1:-}
-case $command in
-  install | status | encrypt | unlock | lock | backup | remove) shift ;;
-  -h | --help)
-    usage "$0"
-    exit 0
-    ;;
-  '') wrong_usage 'say what to do' ;;
-  *) wrong_usage "unknown command \`$command\`" ;;
-esac
-program='' testnet='' accounts='' purge='' url='' user=gridcoinrpc password_file=$PASSWORD passphrase_file='' argument=''
-while [ $# -gt 0 ]; do
-  case $1 in
-    --program | --url | --user | --password-file | --passphrase-file)
-      [ $# -ge 2 ] || wrong_usage "$1 needs a value"
-      case $1 in
-        --program) program=$2 ;;
-        --url) url=$2 ;;
-        --user) user=$2 ;;
-        --password-file) password_file=$2 ;;
-        --passphrase-file) passphrase_file=$2 ;;
-      esac
-      shift
-      ;;
-    --testnet) testnet=1 ;;
-    --accounts) accounts=1 ;;
-    --purge) purge=1 ;;
-    --dry-run) DRY_RUN=1 ;;
-    -h | --help)
-      usage "$0"
-      exit 0
-      ;;
-    -*) wrong_usage "unknown option \`$1\`" ;;
-    *)
-      [ -z "$argument" ] || wrong_usage "unknown argument \`$1\`"
-      argument=$1
-      ;;
-  esac
-  shift
-done
+take_command 'install status encrypt unlock lock backup remove' "$@"
+take_options 'program= testnet accounts purge url= user= password-file= passphrase-file= dry-run' "${@:2}"
+arguments_at_most 1
+program=${option[program]:-} testnet=${option[testnet]:-} accounts=${option[accounts]:-} purge=${option[purge]:-}
+url=${option[url]:-} user=${option[user]:-gridcoinrpc} password_file=${option[password-file]:-$PASSWORD}
+passphrase_file=${option[passphrase-file]:-} argument=${arguments[0]:-}
 
 configuration() {
   cat <<END

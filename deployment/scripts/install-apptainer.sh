@@ -22,19 +22,11 @@ readonly WANTED=1.4.5
 # mksquashfs for images, newuidmap for user namespaces, the network plugins for `--net`.
 readonly TOOLS=(squashfs-tools uidmap containernetworking-plugins)
 
+take_options 'check dry-run' "$@"
+arguments_at_most 0
 mode=install
-while [ $# -gt 0 ]; do
-  case $1 in
-    --check) mode=check ;;
-    --dry-run) mode=dry-run ;;
-    -h | --help)
-      usage "$0"
-      exit 0
-      ;;
-    *) wrong_usage "unknown argument \`$1\`" ;;
-  esac
-  shift
-done
+[ -z "${option[check]:-}" ] || mode=check
+[ -z "${option[dry-run]:-}" ] || mode=dry-run
 
 # Prints the version of the Apptainer on PATH; fails if there is none that runs.
 installed_version() {

@@ -28,6 +28,59 @@ run() {
 # usage FILE: prints the comment block at the head of a script, which is its manual page.
 usage() { awk 'NR == 1 { next } !/^#/ { exit } { sub(/^# ?/, ""); print }' "$1"; }
 
+# take_options NAMES ARGUMENT…: takes a command line apart. NAMES are options: `name` is a switch, `name=` has a value, `name*=` may
+# be said again. What they say is in `option` by their names, a switch as 1 and values on lines of their own; the rest is in
+# `arguments`. Answers --help, and refuses what it does not know.
+declare -A option=()
+arguments=()
+take_options() {
+  local names name
+  read -r -d '' -a names <<<"$1" || true
+  names=" ${names[*]} "
+  shift
+  while [ $# -gt 0 ]; do
+    name=${1#--}
+    case $1 in
+      -h | --help)
+        usage "$0"
+        exit 0
+        ;;
+      --*)
+        case $names in
+          *" $name "*) option[$name]=1 ;;
+          *" $name= "* | *" $name*= "*)
+            [ $# -ge 2 ] || wrong_usage "$1 needs a value"
+            [[ $names == *" $name= "* ]] || set -- "$1" "${option[$name]:-}${option[$name]:+$'\n'}$2" "${@:3}"
+            option[$name]=$2
+            shift
+            ;;
+          *) wrong_usage "unknown option \`$1\`" ;;
+        esac
+        ;;
+      -*) wrong_usage "unknown option \`$1\`" ;;
+      *) arguments+=("$1") ;;
+    esac
+    shift
+  done
+  DRY_RUN=${option[dry-run]:-}
+}
+
+# arguments_at_most N: refuses what stands beside the options beyond that.
+arguments_at_most() { [ ${#arguments[@]} -le "$1" ] || wrong_usage "unknown argument \`${arguments[$1]}\`"; }
+
+# take_command NAMES WORD…: sets `command` to the first word if it is one of NAMES; answers --help.
+take_command() {
+  command=${2:-}
+  case $command in
+    -h | --help)
+      usage "$0"
+      exit 0
+      ;;
+    '') wrong_usage 'say what to do' ;;
+  esac
+  [[ " $1 " == *" $command "* ]] || wrong_usage "unknown command \`$command\`"
+}
+
 have() { command -v "$1" >/dev/null 2>&1; }
 
 need_root() { [ "$(id -u)" -eq 0 ] || die "$1 needs root" 'run it with sudo, or as root'; }

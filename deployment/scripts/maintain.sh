@@ -21,33 +21,10 @@ readonly BACKUPS=$STATE/backups
 # The version that an upgrade replaced.
 readonly BEFORE=$STATE/packages/before
 
-command=${1:-}
-case $command in
-  backup | upgrade | rollback | remove) shift ;;
-  -h | --help)
-    usage "$0"
-    exit 0
-    ;;
-  '') wrong_usage 'say what to do' ;;
-  *) wrong_usage "unknown command \`$command\`" ;;
-esac
-purge='' argument=''
-while [ $# -gt 0 ]; do
-  case $1 in
-    --purge) purge=1 ;;
-    --dry-run) DRY_RUN=1 ;;
-    -h | --help)
-      usage "$0"
-      exit 0
-      ;;
-    -*) wrong_usage "unknown option \`$1\`" ;;
-    *)
-      [ -z "$argument" ] || wrong_usage "unknown argument \`$1\`"
-      argument=$1
-      ;;
-  esac
-  shift
-done
+take_command 'backup upgrade rollback remove' "$@"
+take_options 'purge dry-run' "${@:2}"
+arguments_at_most 1
+purge=${option[purge]:-} argument=${arguments[0]:-}
 [ -n "$DRY_RUN" ] || need_root "maintain.sh $command"
 
 # copy FROM… TO: those that are there, with owner and mode.

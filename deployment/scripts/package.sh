@@ -15,26 +15,9 @@ here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
 
 readonly CARGO_DEB=3.8.0
 
-version='' profile=release to=''
-while [ $# -gt 0 ]; do
-  case $1 in
-    --version | --profile | --to)
-      [ $# -ge 2 ] || wrong_usage "$1 needs a value"
-      case $1 in
-        --version) version=$2 ;;
-        --profile) profile=$2 ;;
-        --to) to=$(realpath "$2") ;;
-      esac
-      shift
-      ;;
-    -h | --help)
-      usage "$0"
-      exit 0
-      ;;
-    *) wrong_usage "unknown argument \`$1\`" ;;
-  esac
-  shift
-done
+take_options 'version= profile= to=' "$@"
+arguments_at_most 0
+version=${option[version]:-} profile=${option[profile]:-release} to=${option[to]:+$(realpath "${option[to]}")}
 case $profile in
   release) built=release fast=() ;;
   dev) built=debug fast=(--fast) ;;

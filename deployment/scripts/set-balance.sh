@@ -19,28 +19,8 @@ here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
 # What the chain takes for a small payment, in halfords.
 readonly FEE=100000
 
-arguments=() to='' token_file='' wait_s=3600
-while [ $# -gt 0 ]; do
-  case $1 in
-    --to | --token-file | --wait)
-      [ $# -ge 2 ] || wrong_usage "$1 needs a value"
-      case $1 in
-        --to) to=$2 ;;
-        --token-file) token_file=$2 ;;
-        --wait) wait_s=$2 ;;
-      esac
-      shift
-      ;;
-    --dry-run) DRY_RUN=1 ;;
-    -h | --help)
-      usage "$0"
-      exit 0
-      ;;
-    -*) wrong_usage "unknown option \`$1\`" ;;
-    *) arguments+=("$1") ;;
-  esac
-  shift
-done
+take_options 'to= token-file= wait= dry-run' "$@"
+to=${option[to]:-} token_file=${option[token-file]:-} wait_s=${option[wait]:-3600}
 [ ${#arguments[@]} -eq 2 ] || wrong_usage 'expected USER and AMOUNT'
 user=${arguments[0]} goal=${arguments[1]}
 [[ $goal =~ ^[0-9]{1,9}(\.[0-9]{1,8})?$ ]] || wrong_usage "\`$goal\` is not an amount of GRC"

@@ -11,28 +11,10 @@ here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$here/lib.sh"
 
-url='' access_key='' secret_key_file='' region=us-east-1
-while [ $# -gt 0 ]; do
-  case $1 in
-    --store | --access-key | --secret-key-file | --region)
-      [ $# -ge 2 ] || wrong_usage "$1 needs a value"
-      case $1 in
-        --store) url=$2 ;;
-        --access-key) access_key=$2 ;;
-        --secret-key-file) secret_key_file=$2 ;;
-        --region) region=$2 ;;
-      esac
-      shift
-      ;;
-    --dry-run) DRY_RUN=1 ;;
-    -h | --help)
-      usage "$0"
-      exit 0
-      ;;
-    *) wrong_usage "unknown argument \`$1\`" ;;
-  esac
-  shift
-done
+take_options 'store= access-key= secret-key-file= region= dry-run' "$@"
+arguments_at_most 0
+url=${option[store]:-} access_key=${option[access-key]:-} secret_key_file=${option[secret-key-file]:-}
+region=${option[region]:-us-east-1}
 if [ -z "$url" ] || [ -z "$access_key" ] || [ -z "$secret_key_file" ]; then
   wrong_usage '--store, --access-key and --secret-key-file have to be said'
 fi

@@ -15,22 +15,9 @@ here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
 # shellcheck source-path=SCRIPTDIR source=host.sh
 . "$here/host.sh"
 
-gridfaas=
-while [ $# -gt 0 ]; do
-  case $1 in
-    --binary)
-      [ $# -ge 2 ] || wrong_usage '--binary needs a file'
-      gridfaas=$(realpath "$2")
-      shift
-      ;;
-    -h | --help)
-      usage "$0"
-      exit 0
-      ;;
-    *) wrong_usage "unknown argument \`$1\`" ;;
-  esac
-  shift
-done
+take_options 'binary=' "$@"
+arguments_at_most 0
+gridfaas=${option[binary]:+$(realpath "${option[binary]}")}
 need_root 'testing the deployment scripts'
 [ -n "$gridfaas" ] || build_gridfaas
 export GRIDFAAS=$gridfaas

@@ -15,24 +15,9 @@ here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
 . "$here/stack.sh"
 cd "$here/../.."
 
-gridfaas=
-names=()
-while [ $# -gt 0 ]; do
-  case $1 in
-    --binary)
-      [ $# -ge 2 ] || wrong_usage '--binary needs a file'
-      gridfaas=$(realpath "$2")
-      shift
-      ;;
-    -h | --help)
-      usage "$0"
-      exit 0
-      ;;
-    -*) wrong_usage "unknown option \`$1\`" ;;
-    *) names+=("$1") ;;
-  esac
-  shift
-done
+take_options 'binary=' "$@"
+gridfaas=${option[binary]:+$(realpath "${option[binary]}")}
+names=("${arguments[@]}")
 [ "${#names[@]}" -gt 0 ] || mapfile -t names < <(cd images && printf '%s\n' */image.def | sed 's|/image.def||')
 
 need_root 'running containers'

@@ -17,25 +17,9 @@ here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
 # shellcheck source-path=SCRIPTDIR source=host.sh
 . "$here/host.sh"
 
-profile=release inside=''
-while [ $# -gt 0 ]; do
-  case $1 in
-    --profile | --inside)
-      [ $# -ge 2 ] || wrong_usage "$1 needs a value"
-      case $1 in
-        --profile) profile=$2 ;;
-        --inside) inside=$2 ;;
-      esac
-      shift
-      ;;
-    -h | --help)
-      usage "$0"
-      exit 0
-      ;;
-    *) wrong_usage "unknown argument \`$1\`" ;;
-  esac
-  shift
-done
+take_options 'profile= inside=' "$@"
+arguments_at_most 0
+profile=${option[profile]:-release} inside=${option[inside]:-}
 
 # Two versions of the same content: what is tested is the way from one to the other.
 readonly OLD=0.0.1-1 NEW=0.0.2-1

@@ -8,6 +8,7 @@
 #[expect(dead_code, reason = "the other tests use the rest")]
 mod service;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use credit_manager::settlement::fake::FakeWallet;
@@ -483,16 +484,22 @@ async fn the_first_start_needs_a_wallet() {
     assert!(format!("{err:#}").contains("cannot be reached"), "{err:#}");
 }
 
+/// Two users with a tenth of a GRC each, and a function of the same name.
+async fn with_alice_and_bob(folder: &Path, wallet: &Arc<FakeWallet>) -> Service {
+    let mut service = Service::start(config(folder, "addresses"), wallet.clone()).await;
+    for name in ["alice", "bob"] {
+        let user = service.user(name, "0").await;
+        deposit(wallet, &user, "0.1");
+        service.until(name, |user| user.balance_halfords > 0).await;
+    }
+    service
+}
+
 #[tokio::test]
 async fn two_users_do_not_touch_each_other() {
     let folder = tempfile::tempdir().unwrap();
     let wallet = Arc::new(FakeWallet::new());
-    let mut service = Service::start(config(folder.path(), "addresses"), wallet.clone()).await;
-    for name in ["alice", "bob"] {
-        let user = service.user(name, "0").await;
-        deposit(&wallet, &user, "0.1");
-        service.until(name, |user| user.balance_halfords > 0).await;
-    }
+    let mut service = with_alice_and_bob(folder.path(), &wallet).await;
     let (of_alice, of_bob) = (SessionId::new(), SessionId::new());
     service.open(of_alice, "alice", "a.txt", "").await;
     service.open(of_bob, "bob", "a.txt", "").await;
@@ -515,12 +522,7 @@ async fn two_users_do_not_touch_each_other() {
 async fn a_deleted_function_runs_nothing_and_comes_back_only_to_its_owner() {
     let folder = tempfile::tempdir().unwrap();
     let wallet = Arc::new(FakeWallet::new());
-    let mut service = Service::start(config(folder.path(), "addresses"), wallet.clone()).await;
-    for name in ["alice", "bob"] {
-        let user = service.user(name, "0").await;
-        deposit(&wallet, &user, "0.1");
-        service.until(name, |user| user.balance_halfords > 0).await;
-    }
+    let mut service = with_alice_and_bob(folder.path(), &wallet).await;
     let session = SessionId::new();
     service.open(session, "alice", "a.txt", "").await;
     let delete = || DeleteFunctionRequest {
