@@ -19,13 +19,20 @@ const FOREIGN: &str = "mfiy9sc2QEZZCK3WMUMZjNfrdRA6gXzRhr";
 
 /// The function's task, once it is in this state.
 fn task_in(stack: &Stack, state: &str, function: &str) -> Value {
+    task_when(stack, function, state, |task| task["state"] == state)
+}
+
+/// The function's task, once it is as wanted.
+fn task_when(stack: &Stack, function: &str, wanted: &str, is_wanted: impl Fn(&Value) -> bool) -> Value {
     let ps = ["ps", "--function", function];
-    let answer = stack.until(state, &ps, |ps| ps["tasks"][0]["state"] == state);
+    let answer = stack.until(wanted, &ps, |ps| is_wanted(&ps["tasks"][0]));
     answer["tasks"][0].clone()
 }
 
 fn running(stack: &Stack, function: &str, attempts: usize) {
-    let task = task_in(stack, "running", function);
+    // A crash before its script began would be no attempt of the task's.
+    let has_begun = |task: &Value| task["state"] == "running" && task["cpu_time_us"].as_u64() > Some(0);
+    let task = task_when(stack, function, "a script that runs", has_begun);
     assert_eq!(task["attempts"].as_array().unwrap().len(), attempts, "{task}");
 }
 
