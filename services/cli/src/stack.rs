@@ -10,11 +10,14 @@ use anyhow::{Context as _, anyhow};
 use dev_stack::Endpoints;
 use etcetera::BaseStrategy as _;
 use proto::container::v1::container_service_client::ContainerServiceClient;
+use proto::container::v1::{ListQueuesRequest, Queue};
+use proto::credit::v1 as wire;
 use proto::credit::v1::access_service_client::AccessServiceClient;
 use proto::credit::v1::account_service_client::AccountServiceClient;
 use proto::credit::v1::ledger_service_client::LedgerServiceClient;
 use service_kit::Secret;
 use tonic::{Code, Status};
+use units::{FunctionName, UserName};
 
 use crate::args::{Addresses, Global};
 use crate::bucket::ObjectStore;
@@ -134,6 +137,22 @@ impl Stack {
             url,
             &dev_stack::S3Credentials::read(&credentials)?,
         ))
+    }
+
+    /// The functions of a user, or all there are.
+    pub(crate) async fn functions(&self, user: Option<UserName>) -> anyhow::Result<Vec<wire::Function>> {
+        let user = user.map(String::from).unwrap_or_default();
+        let request = wire::ListFunctionsRequest { user };
+        let reply = self.accounts().await?.list_functions(request).await;
+        Ok(reply.map_err(told)?.into_inner().functions)
+    }
+
+    /// What waits for a function, or for each that the node serves, and what keeps it from running.
+    pub(crate) async fn queues(&self, function: Option<FunctionName>) -> anyhow::Result<Vec<Queue>> {
+        let function = function.map(String::from).unwrap_or_default();
+        let request = ListQueuesRequest { function };
+        let reply = self.containers().await?.list_queues(request).await;
+        Ok(reply.map_err(told)?.into_inner().queues)
     }
 
     /// The development chain; `None` where the wallet is on a real one.

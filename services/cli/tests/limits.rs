@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 
-use common::{Stack, halfords};
+use common::{Stack, halfords, has_begun};
 use serde_json::Value;
 
 const BURN: &str = "while :; do :; done";
@@ -30,8 +30,6 @@ fn task_when(stack: &Stack, function: &str, wanted: &str, is_wanted: impl Fn(&Va
 }
 
 fn running(stack: &Stack, function: &str, attempts: usize) {
-    // A crash before its script began would be no attempt of the task's.
-    let has_begun = |task: &Value| task["state"] == "running" && task["cpu_time_us"].as_u64() > Some(0);
     let task = task_when(stack, function, "a script that runs", has_begun);
     assert_eq!(task["attempts"].as_array().unwrap().len(), attempts, "{task}");
 }

@@ -6,7 +6,7 @@
 
 mod common;
 
-use common::{Stack, halfords};
+use common::{Stack, halfords, has_begun};
 use serde_json::Value;
 
 /// Burns one core.
@@ -230,7 +230,7 @@ fn a_crash_of_everything_costs_no_second_attempt_and_no_second_charge() {
     let file = stack.file("task", "x");
     stack.text(&["submit", "tick", &file]);
     let ps = ["ps", "--function", "tick"];
-    stack.until("the start", &ps, |ps| ps["tasks"][0]["state"] == "running");
+    stack.until("the start", &ps, |ps| has_begun(&ps["tasks"][0]));
     stack.crash_and_restart();
     let tasks = stack.until("the end", &ps, |ps| ps["tasks"][0]["state"] == "succeeded");
     assert_eq!(

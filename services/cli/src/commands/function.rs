@@ -11,10 +11,8 @@ use aws_sdk_s3::primitives::ByteStream;
 use clap::{Args, Subcommand};
 use container_manager::function::FunctionSettings;
 use container_manager::layout;
-use proto::container::v1::{ListQueuesRequest, NotifyRequest};
-use proto::credit::v1::{
-    CreateFunctionRequest, DeleteFunctionRequest, ListFunctionsRequest, UpdateFunctionRequest,
-};
+use proto::container::v1::NotifyRequest;
+use proto::credit::v1::{CreateFunctionRequest, DeleteFunctionRequest, UpdateFunctionRequest};
 use schema::{Function, Problem};
 use serde::Serialize;
 use service_kit::Chain;
@@ -331,15 +329,7 @@ async fn set(args: SetArgs, stack: &Stack, output: Output) -> anyhow::Result<()>
 }
 
 async fn list(args: ListArgs, stack: &Stack, output: Output) -> anyhow::Result<()> {
-    let request = ListFunctionsRequest {
-        user: args.user.map(String::from).unwrap_or_default(),
-    };
-    let reply = stack
-        .accounts()
-        .await?
-        .list_functions(request)
-        .await
-        .map_err(told)?;
+    let functions = stack.functions(args.user).await?;
     let mut problems = match problems(stack).await {
         Ok(problems) => problems,
         Err(err) => {
@@ -348,25 +338,16 @@ async fn list(args: ListArgs, stack: &Stack, output: Output) -> anyhow::Result<(
             HashMap::new()
         }
     };
-    let functions = reply
-        .into_inner()
-        .functions
-        .into_iter()
-        .map(|function| FunctionNow {
-            problem: problems.remove(&function.name),
-            function: function.into(),
-        });
+    let functions = functions.into_iter().map(|function| FunctionNow {
+        problem: problems.remove(&function.name),
+        function: function.into(),
+    });
     output.show(&Functions(functions.collect()))
 }
 
 /// What keeps functions from running on the node.
 async fn problems(stack: &Stack) -> anyhow::Result<HashMap<String, Problem>> {
-    let asked = stack
-        .containers()
-        .await?
-        .list_queues(ListQueuesRequest::default())
-        .await;
-    let queues = asked.map_err(told)?.into_inner().queues.into_iter();
+    let queues = stack.queues(None).await?.into_iter();
     let problems = queues.filter_map(|queue| Some((queue.function.clone(), view::problem(&queue)?)));
     Ok(problems.collect())
 }

@@ -1,7 +1,7 @@
 //! `gridfaas ps`
 
 use clap::Args;
-use proto::container::v1::{ListQueuesRequest, ListTasksRequest};
+use proto::container::v1::ListTasksRequest;
 use schema::Task;
 use service_kit::{Clock as _, SystemClock};
 use units::FunctionName;
@@ -48,14 +48,6 @@ pub(crate) async fn run(args: PsArgs, stack: &Stack, output: Output) -> anyhow::
 
 /// What waits, as the node counts it, which also knows why; so that it is said when the store does not answer.
 async fn waiting(function: Option<FunctionName>, stack: &Stack) -> anyhow::Result<Vec<Waiting>> {
-    let request = ListQueuesRequest {
-        function: function.map(String::from).unwrap_or_default(),
-    };
-    let reply = stack
-        .containers()
-        .await?
-        .list_queues(request)
-        .await
-        .map_err(told)?;
-    Ok(reply.into_inner().queues.into_iter().map(Waiting::from).collect())
+    let queues = stack.queues(function).await?;
+    Ok(queues.into_iter().map(Waiting::from).collect())
 }

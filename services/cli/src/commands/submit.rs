@@ -9,7 +9,6 @@ use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use proto::container::v1::NotifyRequest;
-use proto::credit::v1::ListFunctionsRequest;
 use schema::Task;
 use serde::Serialize;
 use service_kit::{Clock as _, SystemClock};
@@ -19,7 +18,7 @@ use crate::commands::more_than_zero;
 use crate::commands::task::listed;
 use crate::local_file::LocalFile;
 use crate::output::{Output, Show, columns};
-use crate::stack::{Stack, told};
+use crate::stack::Stack;
 use crate::view::{Tasks, problem_shown};
 
 /// Between two looks at the tasks waited for.
@@ -123,13 +122,7 @@ fn unique(paths: &[PathBuf]) -> anyhow::Result<BTreeMap<String, LocalFile>> {
 
 /// Errors if there is no such function; says so if its user's standing keeps tasks from starting.
 async fn ensure_deployed(function: &FunctionName, stack: &Stack, output: Output) -> anyhow::Result<()> {
-    let reply = stack
-        .accounts()
-        .await?
-        .list_functions(ListFunctionsRequest::default())
-        .await
-        .map_err(told)?;
-    let functions = reply.into_inner().functions;
+    let functions = stack.functions(None).await?;
     let found = functions.iter().find(|found| found.name == function.as_str());
     let Some(found) = found else {
         bail!("no function `{function}` (hint: deploy it with `gridfaas function create {function}`)");

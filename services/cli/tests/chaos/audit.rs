@@ -10,7 +10,7 @@ use units::Amount;
 
 use crate::World;
 use crate::load::{FUNDS, USERS};
-use crate::roles::{self, NODES, Role, tree};
+use crate::processes::roles::{self, NODES, Role, tree};
 
 /// What was killed is gone when its parent, by now the machine's first process, has heard of it.
 const REAPING: Duration = Duration::from_secs(5);

@@ -20,15 +20,8 @@ mod load;
     clippy::allow_attributes,
     reason = "the other test programs use the rest"
 )]
-#[path = "../common/network.rs"]
-mod network;
-#[allow(
-    dead_code,
-    clippy::allow_attributes,
-    reason = "the other test programs use the rest"
-)]
-#[path = "../common/roles.rs"]
-mod roles;
+#[path = "../common/processes/mod.rs"]
+mod processes;
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -38,8 +31,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use load::Load;
-use network::{Network, Weather};
-use roles::{Process, Role, Terms};
+use processes::network::{Network, Weather};
+use processes::roles::{self, Process, Role, Terms};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::Signal;
 

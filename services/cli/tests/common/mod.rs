@@ -306,6 +306,11 @@ pub fn client(url: &str, credentials: &S3Credentials) -> Client {
     Client::from_conf(credentials.client_config(url).build())
 }
 
+/// Whether the task's script runs: a crash before it began is no attempt of the task's.
+pub fn has_begun(task: &Value) -> bool {
+    task["state"] == "running" && task["cpu_time_us"].as_u64() > Some(0)
+}
+
 /// An amount as the CLI prints it, in halfords.
 pub fn halfords(amount: &Value) -> i64 {
     amount.as_str().unwrap().replace('.', "").parse().unwrap()

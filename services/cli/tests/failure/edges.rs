@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::world::World;
-use crate::world::roles::Role;
+use crate::world::processes::roles::Role;
 
 #[test]
 fn work_goes_on_and_is_charged_while_the_wallet_is_dead_and_what_needs_coins_is_refused() {

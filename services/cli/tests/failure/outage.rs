@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::common::{DEADLINE, Stack, halfords};
-use crate::world::roles::{self, Role};
+use crate::common::{DEADLINE, Stack, halfords, has_begun};
+use crate::world::processes::roles::{self, Role};
 use crate::world::{FUNDS, World};
 
 const TASKS: usize = 200;
@@ -27,7 +27,7 @@ fn a_task_outlives_an_outage_of_its_node_below_the_lease_and_is_run_again_after_
     let Some(mut world) = World::start(1, None) else {
         return;
     };
-    let is_running = |tasks: &Value| tasks["tasks"][0]["state"] == "running";
+    let is_running = |tasks: &Value| has_begun(&tasks["tasks"][0]);
     world.function("long", "alice", "sleep 3; cp \"$1\" \"$2/copy\"");
     let short = world.file("short", "x");
     world.text(&["submit", "long", &short]);
@@ -181,15 +181,15 @@ fn a_hundred_running_tasks_are_adopted_after_a_crash_and_billed_once() {
         }
     }
     let list = ["ps", "--limit", "1000"];
-    let all_are = |state: &'static str| {
+    let all_are = |is_right: fn(&Value) -> bool| {
         move |answer: &Value| {
             let tasks = answer["tasks"].as_array().unwrap();
-            tasks.len() == FUNCTIONS * EACH && tasks.iter().all(|task| task["state"] == state)
+            tasks.len() == FUNCTIONS * EACH && tasks.iter().all(is_right)
         }
     };
-    stack.until("a hundred tasks", &list, all_are("running"));
+    stack.until("a hundred tasks", &list, all_are(has_begun));
     stack.crash_and_restart();
-    let tasks = stack.until("their ends", &list, all_are("succeeded"));
+    let tasks = stack.until("their ends", &list, all_are(|task| task["state"] == "succeeded"));
     let mut charged = 0;
     for task in tasks["tasks"].as_array().unwrap() {
         assert_eq!(task["attempts"].as_array().unwrap().len(), 1, "{task:#}");

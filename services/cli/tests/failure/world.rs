@@ -5,15 +5,8 @@
     clippy::allow_attributes,
     reason = "the other test programs use the rest"
 )]
-#[path = "../common/network.rs"]
-mod network;
-#[allow(
-    dead_code,
-    clippy::allow_attributes,
-    reason = "the other test programs use the rest"
-)]
-#[path = "../common/roles.rs"]
-pub(crate) mod roles;
+#[path = "../common/processes/mod.rs"]
+pub(crate) mod processes;
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;
@@ -30,8 +23,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::common::{DEADLINE, Stack, halfords};
-use network::Network;
-use roles::{Process, Role, Terms};
+use processes::network::Network;
+use processes::roles::{self, Process, Role, Terms};
 
 /// Leases as short as a busy machine can keep.
 const TERMS: Terms = Terms {

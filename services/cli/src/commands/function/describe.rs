@@ -2,14 +2,13 @@
 
 use anyhow::Context as _;
 use clap::Args;
-use proto::container::v1::{ListQueuesRequest, Queue};
-use proto::credit::v1::ListFunctionsRequest;
+use proto::container::v1::Queue;
 use schema::Function;
 use serde::Serialize;
 use units::FunctionName;
 
 use crate::output::{Output, Show, pairs, printable};
-use crate::stack::{Stack, told};
+use crate::stack::Stack;
 use crate::view::limit_shown;
 
 #[derive(Debug, Args)]
@@ -72,24 +71,11 @@ impl Show for Description {
 
 pub(super) async fn run(args: DescribeArgs, stack: &Stack, output: Output) -> anyhow::Result<()> {
     let name = args.name;
-    let request = ListFunctionsRequest::default();
-    let functions = stack.accounts().await?.list_functions(request).await;
-    let functions = functions.map_err(told)?.into_inner().functions;
-    let function = functions
-        .into_iter()
-        .find(|function| function.name == name.as_str());
+    let mut functions = stack.functions(None).await?.into_iter();
+    let function = functions.find(|function| function.name == name.as_str());
     let function = function
         .with_context(|| format!("no function `{name}` (hint: `gridfaas function list` lists them)"))?;
-    let request = ListQueuesRequest {
-        function: name.to_string(),
-    };
-    let queues = stack
-        .containers()
-        .await?
-        .list_queues(request)
-        .await
-        .map_err(told)?;
-    let queue = queues.into_inner().queues.pop();
+    let queue = stack.queues(Some(name.clone())).await?.pop();
     let utils = stack.store()?.list(&name, "utils/").await?;
     let Queue {
         waiting,
