@@ -23,6 +23,7 @@ use crate::journal::JournalError;
 use crate::layout::TaskKey;
 use crate::meter::Progress;
 use crate::node::Node;
+use crate::publish::RECEIPT_BYTES_MAX;
 use crate::queue;
 use crate::settings::{Setting, SettingError};
 use crate::store::StoreError;
@@ -39,8 +40,6 @@ const CHUNKS_AHEAD: usize = 4;
 
 /// So that one slow bucket does not hold up the rest.
 const LISTINGS_AT_ONCE: usize = 8;
-/// A receipt of a task with as many attempts and results as there may be is a fraction of this.
-const RECEIPT_BYTES_MAX: u64 = 1 << 20;
 
 #[derive(Clone)]
 pub struct Api {

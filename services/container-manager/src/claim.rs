@@ -20,7 +20,7 @@ use crate::journal::{Journal, JournalError};
 use crate::layout::{Source, TaskKey};
 use crate::node::Node;
 use crate::park;
-use crate::publish::META_TASK;
+use crate::publish::{self, META_TASK};
 use crate::queue::Waiting;
 use crate::store::{Head, Metadata, Object, ObjectStore, StoreError};
 use crate::task::{Attempt, State, Verdict};
@@ -164,9 +164,14 @@ impl Claimer<'_> {
             };
         }
         let task = task_id(&head.metadata, META_TASK);
-        if source == Source::Processing && task.is_none() {
-            // No node put it there.
-            return Ok(Claim::Changed);
+        if source == Source::Processing {
+            let Some(task) = task else {
+                // No node put it there.
+                return Ok(Claim::Changed);
+            };
+            if publish::conclude_for_another(self.store, self.function, key, task, head).await? {
+                return Ok(Claim::Changed);
+            }
         }
         let mut attempt = Attempt {
             session: SessionId::new(),

@@ -1,6 +1,6 @@
 //! CHARGE, and what follows it: an ended attempt is charged, published, and over.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backon::{ExponentialBuilder, Retryable as _};
 use service_kit::Chain;
@@ -16,6 +16,9 @@ use crate::publish::{self, PublishError};
 use crate::store::Head;
 use crate::task::{Attempt, Bill, Ending, How, Licence, Run, State, Verdict};
 
+/// Of the time after which a silent node's work is void, what may pass until a closed session is asked for once more.
+const CONFIRM_PART: u32 = 4;
+
 /// Charges an ended attempt and brings the bucket up to date; `object` is the task's object in `processing/`, where that is
 /// known. Returns the attempt when it is over. Can be cut off anywhere and begun again.
 pub async fn finish(node: &Node, mut attempt: Attempt, object: Option<&Head>) -> Attempt {
@@ -29,15 +32,7 @@ pub async fn finish(node: &Node, mut attempt: Attempt, object: Option<&Head>) ->
             .await;
         let bill = match closed {
             Ok(bill) => bill,
-            Err(err) => {
-                // Its lease ran out, or was never given: nothing of it may be seen, and the object is not ours to move.
-                error!(session = %attempt.session, error = %Chain(&err), "session not closed, its work is void");
-                let how = How::PlatformFault {
-                    what: format!("the session was lost: {err}"),
-                };
-                let ending = Ending { how, ..ending };
-                return over(node, attempt, licence, run, ending, Bill::default()).await;
-            }
+            Err(err) => return void(node, attempt, licence, run, ending, &err).await,
         };
         // Not journalled: a session that is closed once more is billed the same.
         attempt.state = State::Settled {
@@ -66,18 +61,51 @@ pub async fn finish(node: &Node, mut attempt: Attempt, object: Option<&Head>) ->
             bill: &bill,
             verdict,
         };
-        let publish = || publish::publish(node.store.as_ref(), &spool, &settled, object);
+        let (store, settled, spool) = (node.store.as_ref(), &settled, &spool);
+        let began = Instant::now();
+        let publish = || async move {
+            let chained = publish::upload(store, spool, settled).await?;
+            if began.elapsed() > node.config.orphan() / CONFIRM_PART {
+                // This node may have been given up meanwhile.
+                node.credit
+                    .close(attempt.session, ending.usage.billed, verdict)
+                    .await?;
+            }
+            publish::conclude(store, spool, settled, chained.as_ref(), object).await
+        };
         let published = publish
             .retry(patiently())
             .when(PublishError::is_worth_a_retry)
             .notify(|err, _| warn!(error = %Chain(err), "results not published, will retry"))
             .await;
-        if let Err(err) = published {
-            error!(session = %attempt.session, error = %Chain(&err), "results cannot be published");
-        }
-        return over(node, attempt, licence, run, ending, bill).await;
+        return match published {
+            Err(PublishError::Credit(err)) => void(node, attempt.clone(), licence, run, ending, &err).await,
+            published => {
+                if let Err(err) = published {
+                    error!(session = %attempt.session, error = %Chain(&err), "results cannot be published");
+                }
+                over(node, attempt, licence, run, ending, bill).await
+            }
+        };
     }
     attempt
+}
+
+/// Its lease ran out, or was never given: nothing of it may be seen, and the object is not ours to move.
+async fn void(
+    node: &Node,
+    attempt: Attempt,
+    licence: Licence,
+    run: Option<Run>,
+    ending: Ending,
+    err: &CreditError,
+) -> Attempt {
+    error!(session = %attempt.session, error = %Chain(err), "session not closed, its work is void");
+    let how = How::PlatformFault {
+        what: format!("the session was lost: {err}"),
+    };
+    let ending = Ending { how, ..ending };
+    over(node, attempt, licence, run, ending, Bill::default()).await
 }
 
 /// Nothing is left to do.

@@ -1,15 +1,19 @@
 //! What an attempt leaves in the bucket: results, receipt, log, and the task object in its next place.
 //!
 //! Every step can be repeated, and the order is the promise: whoever sees an object in `output/` finds its results,
-//! receipt and log, and the next function has what is chained to it; whoever sees it in `failed/` finds the reason.
+//! receipt and log, and the next function has what is chained to it; whoever sees it in `failed/` finds the reason. A receipt of
+//! success comes after all the rest, so that any node that finds one can bring the object to where it belongs.
 
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use serde::Deserialize;
+use units::{FunctionName, TaskId};
 
-use crate::chain;
+use crate::chain::{self, Chained};
+use crate::credit::CreditError;
 use crate::documents::Settled;
 use crate::layout::{RECEIPT, TaskKey};
 use crate::spool::Spool;
@@ -18,6 +22,8 @@ use crate::task::Verdict;
 
 /// The key of the task's id in its object's metadata, by which attempts of one task find together.
 pub const META_TASK: &str = "gridfaas-task";
+/// A receipt of a task with as many attempts and results as there may be is a fraction of this.
+pub const RECEIPT_BYTES_MAX: u64 = 1 << 20;
 /// Of one attempt's results: enough to hide the store's latency, few enough to leave it to others as well.
 const UPLOADS_AT_ONCE: usize = 4;
 
@@ -25,6 +31,8 @@ const UPLOADS_AT_ONCE: usize = 4;
 pub enum PublishError {
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Credit(#[from] CreditError),
     #[error("failed to read what the attempt left at `{path}`")]
     Spool {
         path: PathBuf,
@@ -38,27 +46,44 @@ impl PublishError {
     pub fn is_worth_a_retry(&self) -> bool {
         match self {
             Self::Store(StoreError::NoSuchBucket { .. } | StoreError::TooLarge { .. }) => false,
+            Self::Credit(err) => err.is_transient(),
             Self::Store(_) | Self::Spool { .. } => true,
         }
     }
 }
 
-/// Brings the bucket to where the verdict wants it. `object` is the task's object in `processing/`, where that is known.
-pub async fn publish(
+/// Uploads what a successful attempt made, which may take long. Returns what became of the results in the next function.
+pub async fn upload(
     store: &dyn ObjectStore,
     spool: &Spool,
     settled: &Settled<'_>,
+) -> Result<Option<Chained>, PublishError> {
+    if settled.verdict != Verdict::Succeeded {
+        return Ok(None);
+    }
+    let (bucket, key) = (settled.attempt.function.as_str(), &settled.attempt.key);
+    let log_key = key.log();
+    let (.., chained) = tokio::try_join!(
+        upload_results(store, bucket, key, spool),
+        upload_log(store, bucket, &log_key, spool),
+        chain::put_results(store, spool, settled),
+    )?;
+    Ok(chained)
+}
+
+/// Brings the bucket to where the verdict wants it, all results being there. `object` is the task's object in `processing/`,
+/// where that is known.
+pub async fn conclude(
+    store: &dyn ObjectStore,
+    spool: &Spool,
+    settled: &Settled<'_>,
+    chained: Option<&Chained>,
     object: Option<&Head>,
 ) -> Result<(), PublishError> {
     let (bucket, key) = (settled.attempt.function.as_str(), &settled.attempt.key);
     let to = match settled.verdict {
         Verdict::Succeeded => {
-            let log_key = key.log();
-            tokio::try_join!(
-                upload_results(store, bucket, key, spool),
-                upload_log(store, bucket, &log_key, spool),
-                chain_and_receipt(store, spool, settled),
-            )?;
+            put_json(store, bucket, &key.receipt(), settled.receipt(chained)).await?;
             key.output()
         }
         Verdict::Failed => {
@@ -87,15 +112,41 @@ pub async fn publish(
     move_task(store, settled, &to, object).await
 }
 
-/// The receipt says what became of the results in the next function.
-async fn chain_and_receipt(
+/// Brings the object of a task to `output/` if there is a receipt of its success: its node went for good just before that.
+/// Returns whether it was so.
+pub async fn conclude_for_another(
     store: &dyn ObjectStore,
-    spool: &Spool,
-    settled: &Settled<'_>,
-) -> Result<(), PublishError> {
-    let chained = chain::put_results(store, spool, settled).await?;
-    let (bucket, key) = (settled.attempt.function.as_str(), settled.attempt.key.receipt());
-    Ok(put_json(store, bucket, &key, settled.receipt(chained.as_ref())).await?)
+    function: &FunctionName,
+    key: &TaskKey,
+    task: TaskId,
+    object: &Head,
+) -> Result<bool, StoreError> {
+    #[derive(Deserialize)]
+    struct Receipt {
+        task_id: TaskId,
+        outcome: Verdict,
+    }
+    let bucket = function.as_str();
+    let receipt = match store.get(bucket, &key.receipt(), RECEIPT_BYTES_MAX).await {
+        // None of ours is.
+        Err(StoreError::TooLarge { .. }) => None,
+        read => read?.and_then(|receipt| serde_json::from_slice::<Receipt>(&receipt.body).ok()),
+    };
+    let is_done =
+        receipt.is_some_and(|receipt| receipt.task_id == task && receipt.outcome == Verdict::Succeeded);
+    if is_done {
+        let (from, object) = (key.processing(), without_task(object.clone()));
+        if store.copy(bucket, &from, &key.output(), &object).await? != Copied::SourceChanged {
+            store.delete(bucket, &from, Some(&object.etag)).await?;
+        }
+    }
+    Ok(is_done)
+}
+
+/// Whoever drops the object once more wants a new task.
+fn without_task(mut object: Head) -> Head {
+    object.metadata.remove(META_TASK);
+    object
 }
 
 /// Uploads a failed attempt's log under its own key, in place of what was uploaded while it ran.
@@ -170,11 +221,9 @@ async fn move_task(
         // The user dropped a newer version meanwhile; that one is the task now.
         return Ok(store.delete(bucket, &from, None).await?);
     }
-    let after = |mut head: Head| {
-        if settled.verdict == Verdict::Succeeded {
-            head.metadata.remove(META_TASK);
-        }
-        head
+    let after = |head: Head| match settled.verdict {
+        Verdict::Succeeded => without_task(head),
+        _ => head,
     };
     let moved = match known {
         Some(head) => store.copy(bucket, &from, to, &after(head.clone())).await?,

@@ -1205,8 +1205,13 @@ async fn what_a_node_that_is_gone_for_good_left_behind_is_run_where_it_is() {
     world
         .store
         .drop_with_metadata(BUCKET, "processing/a", "x", metadata());
-    // This one no node put there.
+    // This one no node put there, and of this one all is there but its move.
     world.put("processing/b", "x");
+    let receipt = format!(r#"{{"task_id": "{}", "outcome": "succeeded"}}"#, licence.task);
+    world.put("results/done/receipt.json", &receipt);
+    world
+        .store
+        .drop_with_metadata(BUCKET, "processing/done", "x", metadata());
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert!(world.has("processing/a"), "it is another node's");
     world.credit.lose(gone.session);
@@ -1215,6 +1220,30 @@ async fn what_a_node_that_is_gone_for_good_left_behind_is_run_where_it_is() {
     assert_eq!(world.json("results/a/receipt.json")["attempt"], 2);
     world.until("an end", |world| !world.has("processing/a")).await;
     assert!(world.has("processing/b"));
+    assert!(world.has("output/done") && !world.has("processing/done") && !world.has("results/done/copy"));
+    assert_eq!(
+        world.store.metadata(BUCKET, "output/done"),
+        Some(BTreeMap::new()),
+        "whoever drops it once more wants a new task"
+    );
+    world.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_given_up_before_the_results_are_there_moves_nothing() {
+    let world = World::with_config("echo result >\"$2/result\"; sleep 0.5", QUICK).await;
+    world.store.refuse_writes_to(Some("results/"));
+    world.put("input/a", "");
+    let session = world.until_metered().await;
+    world
+        .until("its end", |world| !world.credit.closed().is_empty())
+        .await;
+    world.credit.lose(session);
+    // By now the node asks whether it is still its session.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    world.store.refuse_writes_to(None);
+    world.until_there("output/a").await;
+    assert_eq!(world.json("results/a/receipt.json")["attempt"], 2);
     world.stopped().await;
 }
 
@@ -1310,7 +1339,7 @@ async fn results_go_on_to_the_next_function_once_and_before_the_output() {
     add_function(&world, "next", "alice");
     world.put("utils/function.toml", "[chain]\nto = \"next\"");
     // The node tries again and again to end the task, and chains its results each time.
-    world.store.refuse_copies_to(Some("output/a"));
+    world.store.refuse_writes_to(Some("output/a"));
     world.put("input/a", "");
     world
         .until("both results run", |world| {
@@ -1319,7 +1348,7 @@ async fn results_go_on_to_the_next_function_once_and_before_the_output() {
         .await;
     assert!(!world.has("output/a"), "chained before its end is seen");
     tokio::time::sleep(Duration::from_millis(300)).await;
-    world.store.refuse_copies_to(None);
+    world.store.refuse_writes_to(None);
     world.until_there("output/a").await;
 
     let receipt = world.json("results/a/receipt.json");

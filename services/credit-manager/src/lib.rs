@@ -216,6 +216,7 @@ pub fn assemble(
         clock: edges.clock.clone(),
         shutdown,
         chain_depth_max: config.chain_depth_max,
+        lease: config.lease(),
     });
     let history = LedgerServiceServer::new(LedgerApi {
         writer: writer.clone(),
@@ -408,7 +409,12 @@ async fn expire_leases(
             wall: clock.now(),
             instant: Instant::now(),
         };
-        let lost = writer.call(move |desk| Ok(desk.bank.expire(lease, now)?)).await?;
+        let lost = writer
+            .call(move |desk| {
+                desk.watchers.look(now.instant);
+                Ok(desk.bank.expire(lease, now)?)
+            })
+            .await?;
         for bill in lost {
             let closed = bill.closed;
             warn!(session_id = %closed.id, user = %closed.user, "lease expired, session closed free of charge");

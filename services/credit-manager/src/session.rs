@@ -5,7 +5,9 @@
 //! (refused) ◄──────── asked for ────────► live ─────────────────────────► closed: succeeded, failed, gave up, aborted,
 //!                                          │                                      cancelled, cap spent, platform fault
 //!                                          └─────────────────────────────► closed: lost
-//!                                              its node was silent for a lease
+//!                                              its node was silent for a lease     ▲
+//!                                                          succeeded ──────────────┘
+//!                                              its node went before the results were there
 //! ```
 //!
 //! A platform fault and a lost node are ours to pay: what was posted is reversed (I8).
@@ -218,11 +220,23 @@ pub struct SessionState {
 pub struct Closed {
     pub id: SessionId,
     pub user: UserName,
+    pub node: NodeId,
     pub task: TaskId,
     pub total: CpuTime,
     pub outcome: Outcome,
     /// What it cost in the end.
     pub amount: Amount,
+}
+
+/// What is to become of a task whose object lies where its newest session left it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeftBehind {
+    /// Its node will bring it to where it belongs.
+    No,
+    /// Nobody will, and it may run again.
+    Yes,
+    /// Nobody will, and it came to this end.
+    Over(Outcome),
 }
 
 /// What an ended session's node is told.

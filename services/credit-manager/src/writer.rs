@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use service_kit::Chain;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -14,13 +15,13 @@ use tokio::time::Instant;
 use tracing::{error, info};
 use units::{Amount, SessionId, TaskId};
 
-use crate::bank::{Bank, BankError, Change, Descent, Effects, OpenRequest};
+use crate::bank::{Bank, BankError, Change, Descent, Effects, Now, OpenRequest};
 use crate::ledger::accounts::BalanceOverflow;
 use crate::ledger::transfers::Kind;
 use crate::ledger::{Journal, Transfer, TransferId};
 use crate::lineage;
 use crate::metrics::METRICS;
-use crate::session::{AttemptCost, Bill, Outcome, Task};
+use crate::session::{AttemptCost, Bill, LeftBehind, Outcome, Task};
 use crate::settlement::outbox::Payout;
 use crate::settlement::wallet::PaymentId;
 use crate::watch::Watchers;
@@ -66,9 +67,10 @@ pub struct Desk {
 impl Desk {
     /// Rebuilds the state from the journal.
     pub fn open(journal: Journal) -> rusqlite::Result<Self> {
+        let now = Instant::now();
         Ok(Self {
-            bank: journal.load(Instant::now())?,
-            watchers: Watchers::default(),
+            bank: journal.load(now)?,
+            watchers: Watchers::new(now),
             journal,
         })
     }
@@ -121,10 +123,41 @@ impl Desk {
         Ok(self.journal.attempts(task, ATTEMPTS_TOLD_MAX)?)
     }
 
-    /// Whether nobody is to bring a task's object to where it belongs: its newest session was lost.
-    pub fn is_left_behind(&self, task: &Task) -> Result<bool, CommandError> {
-        let newest = self.journal.attempts(task.id, 1)?.pop();
-        Ok(!task.is_over && newest.is_some_and(|cost| cost.outcome == Outcome::Lost))
+    /// What is to become of a task whose object another node has seen lie for long, without a receipt. If its results are not
+    /// to be expected any more, it was charged for nothing, which is taken back.
+    pub fn left_behind(&mut self, id: TaskId, lease: Duration, now: Now) -> Result<LeftBehind, CommandError> {
+        let Some(task) = self.journal.task(id)? else {
+            return Ok(LeftBehind::Yes);
+        };
+        let newest = self.journal.attempts(id, 1)?.pop();
+        let newest = newest.map(|cost| self.journal.closed(cost.session)).transpose()?;
+        let Some(newest) = newest.flatten() else {
+            return Ok(LeftBehind::No);
+        };
+        if newest.outcome != Outcome::Lost && !self.watchers.is_gone(&newest.node, lease, now.instant) {
+            return Ok(LeftBehind::No);
+        }
+        match newest.outcome {
+            Outcome::Lost | Outcome::Failed | Outcome::Aborted | Outcome::PlatformFault => {}
+            Outcome::Succeeded => {
+                let lineage = self.journal.lineage(task.root)?;
+                let charges = self.charges(newest.id)?;
+                self.bank.take_back(newest, &charges, task, lineage, now.wall)?;
+            }
+            over @ (Outcome::GaveUp | Outcome::Cancelled | Outcome::CapSpent) => {
+                return Ok(LeftBehind::Over(over));
+            }
+        }
+        Ok(LeftBehind::Yes)
+    }
+
+    fn charges(&self, session: SessionId) -> Result<Vec<Transfer>, CommandError> {
+        let mut charges = Vec::new();
+        for id in self.journal.transfers_of(session)? {
+            let transfer = self.journal.transfer(&id)?;
+            charges.extend(transfer.filter(|transfer| transfer.kind == Kind::Charge));
+        }
+        Ok(charges)
     }
 
     pub fn transfer(&self, id: &TransferId) -> Result<Option<Transfer>, CommandError> {

@@ -42,32 +42,13 @@ fn chained(function: &str, key: &str, parent: &str) -> OpenSessionRequest {
     }
 }
 
-async fn ask(service: &mut Service, request: OpenSessionRequest) -> Answer {
-    let answer = service.sessions.open_session(request).await.unwrap();
-    answer.into_inner().outcome.unwrap()
-}
-
-async fn opened(service: &mut Service, request: OpenSessionRequest) -> SessionOpened {
-    match ask(service, request).await {
-        Answer::Opened(opened) => opened,
-        Answer::Refused(refused) => panic!("{refused:?}"),
-    }
-}
-
-async fn refused(service: &mut Service, request: OpenSessionRequest) -> SessionRefused {
-    match ask(service, request).await {
-        Answer::Refused(refused) => refused,
-        Answer::Opened(opened) => panic!("{opened:?}"),
-    }
-}
-
 fn session(opened: &SessionOpened) -> SessionId {
     opened.state.as_ref().unwrap().session_id.parse().unwrap()
 }
 
 /// A task of alice that ended well after so many core-seconds.
 async fn ran(service: &mut Service, request: OpenSessionRequest, core_seconds: u64) -> SessionOpened {
-    let opened = opened(service, request).await;
+    let opened = service.opened(request).await;
     let total = core_seconds * CORE_SECOND;
     service
         .close(session(&opened), total, Outcome::Succeeded)
@@ -97,7 +78,7 @@ async fn what_came_of_one_object_spends_its_cap_to_the_halford_and_no_more() {
     // Two results of it run side by side until nothing is left, each as far as its newest grant.
     let mut live = Vec::new();
     for key in ["a", "b"] {
-        let child = opened(&mut service, chained("alice", key, &root.task_id)).await;
+        let child = service.opened(chained("alice", key, &root.task_id)).await;
         assert_eq!(
             (&child.root_task_id, child.lineage_cap_halfords),
             (&root.task_id, Some(grc(CAP)))
@@ -118,7 +99,7 @@ async fn what_came_of_one_object_spends_its_cap_to_the_halford_and_no_more() {
     }
     let spent = grc("1") - service.get("alice").await.balance_halfords;
     assert_eq!(spent, grc(CAP));
-    let done = refused(&mut service, chained("alice", "c", &root.task_id)).await;
+    let done = service.refused(chained("alice", "c", &root.task_id)).await;
     assert_eq!(done.reason(), RefusalReason::CapSpent, "{}", done.message);
     assert!(done.message.contains("max-grc is 0.03000000"), "{}", done.message);
     service.assert_sound().await;
@@ -137,7 +118,7 @@ async fn nobody_spends_anothers_cap() {
     let unknown = SessionId::new().to_string();
     let orphan = ran(&mut service, chained("bob", "y", &unknown), 1).await;
     assert_eq!(orphan.root_task_id, orphan.task_id);
-    let child = opened(&mut service, chained("alice", "a", &root.task_id)).await;
+    let child = service.opened(chained("alice", "a", &root.task_id)).await;
     // The root's second cost 166,666 halfords. The last of the others buys up to six microseconds.
     assert_eq!(child.cap_at_us, Some(17_000_009));
 }
@@ -147,14 +128,14 @@ async fn a_result_that_is_put_there_twice_is_one_task() {
     let folder = tempfile::tempdir().unwrap();
     let mut service = service(&folder).await;
     let root = ran(&mut service, chained("alice", "root", ""), 1).await;
-    let first = opened(&mut service, chained("alice", "a", &root.task_id)).await;
+    let first = service.opened(chained("alice", "a", &root.task_id)).await;
     service.close(session(&first), 0, Outcome::Failed).await.unwrap();
     let again = ran(&mut service, chained("alice", "a", &root.task_id), 1).await;
     assert_eq!(
         (&again.task_id, again.attempt, again.failures),
         (&first.task_id, 2, 1)
     );
-    let done = refused(&mut service, chained("alice", "a", &root.task_id)).await;
+    let done = service.refused(chained("alice", "a", &root.task_id)).await;
     assert_eq!(done.reason(), RefusalReason::AlreadyDone);
     assert!(done.message.contains(&first.task_id), "{}", done.message);
     // An object that carries the id of a task was not just put there by a node: somebody wants it once more.
@@ -182,7 +163,7 @@ async fn without_a_cap_the_depth_ends_a_loop_and_with_one_the_money_does() {
                 .await
                 .task_id;
         }
-        match ask(&mut service, chained("alice", "deepest", &parent)).await {
+        match service.answer(chained("alice", "deepest", &parent)).await {
             Answer::Refused(refused) => {
                 assert!(!is_capped);
                 assert_eq!(refused.reason(), RefusalReason::TooDeep);

@@ -10,8 +10,10 @@ mod service;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use credit_manager::settlement::fake::FakeWallet;
+use proto::credit::v1::open_session_response::Outcome as Answer;
 use proto::credit::v1::*;
 use service::{CORE_SECOND, NODE, Service, config, grc};
 use tonic::Code;
@@ -294,10 +296,7 @@ async fn a_task_costs_no_more_than_its_cap_over_all_its_attempts() {
         .close(third, 12 * CORE_SECOND, Outcome::Failed)
         .await
         .unwrap();
-    let answer = service.answer(request(SessionId::new(), &opened.task_id)).await;
-    let open_session_response::Outcome::Refused(refused) = answer else {
-        panic!("{answer:?}");
-    };
+    let refused = service.refused(request(SessionId::new(), &opened.task_id)).await;
     assert_eq!(refused.reason(), RefusalReason::CapSpent);
     assert!(refused.message.contains("0.02"), "{}", refused.message);
     service.assert_sound().await;
@@ -333,18 +332,48 @@ async fn a_silent_nodes_session_is_closed_free_of_charge_and_the_task_may_run_ag
         ..OpenSessionRequest::default()
     };
     let session = SessionId::new();
-    let open_session_response::Outcome::Opened(opened) = service.answer(left_behind(session)).await else {
-        panic!("nobody else will bring it back");
-    };
+    let opened = service.opened(left_behind(session)).await;
     assert_eq!((opened.attempt, opened.failures), (2, 0));
-    // Whoever closes a session has the object, and puts it back.
-    service.close(session, 0, Outcome::PlatformFault).await.unwrap();
-    let answer = service.answer(left_behind(SessionId::new())).await;
-    let open_session_response::Outcome::Refused(refused) = answer else {
-        panic!("{answer:?}");
+    // Whoever closes a session has the object, and puts it back as long as it is there.
+    let watch = WatchRequest {
+        node_id: NODE.to_owned(),
     };
+    let news = service.sessions.watch(watch).await.unwrap();
+    service.close(session, 0, Outcome::PlatformFault).await.unwrap();
+    let refused = service.refused(left_behind(SessionId::new())).await;
     assert_eq!(refused.reason(), RefusalReason::AlreadyRunning);
+    drop(news);
+    let session = SessionId::new();
+    let opened = loop {
+        match service.answer(left_behind(session)).await {
+            Answer::Opened(opened) => break opened,
+            Answer::Refused(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    };
+    assert_eq!((opened.attempt, opened.failures), (3, 0));
+
+    // It was paid for results that nobody will see.
+    let closed = service.close(session, CORE_SECOND, Outcome::Succeeded).await;
+    let amount = closed.unwrap().amount_halfords;
+    assert!(amount > 0);
+    assert_eq!(service.get("alice").await.balance_halfords, grc("1") - amount);
+    let session = SessionId::new();
+    assert_eq!(service.opened(left_behind(session)).await.attempt, 4);
     assert_eq!(service.get("alice").await.balance_halfords, grc("1"));
+
+    service
+        .close(session, CORE_SECOND, Outcome::GaveUp)
+        .await
+        .unwrap();
+    let refused = service.refused(left_behind(SessionId::new())).await;
+    assert_eq!(refused.reason(), RefusalReason::AlreadyDone);
+    assert!(refused.message.contains("gave-up"), "{}", refused.message);
+    assert_eq!(
+        service.get("alice").await.balance_halfords,
+        grc("1") - amount,
+        "that the script failed is no fault of ours"
+    );
+    service.assert_sound().await;
     service.stop().await.unwrap();
 }
 

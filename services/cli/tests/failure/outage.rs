@@ -124,15 +124,7 @@ fn three_nodes_share_a_bucket_and_when_one_is_gone_for_good_every_task_still_end
         }
     };
     until(&world, HALF);
-    // All that run are far from their end when the node goes: what is charged and not yet moved stays where it is.
-    world.put_object("many", "utils/process_task.sh", &script("10"));
-    let mut before = 0;
-    while done(&world) > before {
-        before = done(&world);
-        thread::sleep(Duration::from_secs(2));
-    }
     world.kill(Role::Node(2));
-    world.put_object("many", "utils/process_task.sh", &script("0.3"));
     until(&world, TASKS);
     stop.store(true, Ordering::Relaxed);
     assert_eq!(watcher.join().unwrap(), BTreeSet::new(), "they ran twice at once");

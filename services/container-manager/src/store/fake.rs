@@ -22,7 +22,7 @@ struct Inner {
     buckets: BTreeMap<String, BTreeMap<String, Kept>>,
     writes: u64,
     failures: u32,
-    /// Nothing is copied to keys that begin so.
+    /// Nothing is written to keys that begin so.
     refused: Option<String>,
 }
 
@@ -95,8 +95,8 @@ impl FakeStore {
         self.lock().failures = calls;
     }
 
-    /// Copies to keys that begin so fail, until nothing is refused any more.
-    pub fn refuse_copies_to(&self, prefix: Option<&str>) {
+    /// What is written to keys that begin so fails, until nothing is refused any more.
+    pub fn refuse_writes_to(&self, prefix: Option<&str>) {
         self.lock().refused = prefix.map(str::to_owned);
     }
 
@@ -108,14 +108,20 @@ impl FakeStore {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn reach_to_write(&self, bucket: &str, key: &str) -> Result<MutexGuard<'_, Inner>, StoreError> {
+        let inner = self.reach(bucket)?;
+        let refused = inner.refused.as_ref();
+        if refused.is_some_and(|prefix| key.starts_with(prefix)) {
+            return Err(unreachable());
+        }
+        Ok(inner)
+    }
+
     fn reach(&self, bucket: &str) -> Result<MutexGuard<'_, Inner>, StoreError> {
         let mut inner = self.lock();
         if let Some(left) = inner.failures.checked_sub(1) {
             inner.failures = left;
-            return Err(StoreError::Unreachable {
-                endpoint: "fake".to_owned(),
-                err: "on request".into(),
-            });
+            return Err(unreachable());
         }
         if !inner.buckets.contains_key(bucket) {
             return Err(StoreError::NoSuchBucket {
@@ -123,6 +129,13 @@ impl FakeStore {
             });
         }
         Ok(inner)
+    }
+}
+
+fn unreachable() -> StoreError {
+    StoreError::Unreachable {
+        endpoint: "fake".to_owned(),
+        err: "on request".into(),
     }
 }
 
@@ -228,7 +241,7 @@ impl ObjectStore for FakeStore {
     }
 
     async fn put(&self, bucket: &str, key: &str, body: Bytes, content_type: &str) -> Result<(), StoreError> {
-        self.reach(bucket)?
+        self.reach_to_write(bucket, key)?
             .write(bucket, key, body, Some(content_type), Metadata::new());
         Ok(())
     }
@@ -246,23 +259,13 @@ impl ObjectStore for FakeStore {
             key: key.to_owned(),
             err,
         })?;
-        self.reach(bucket)?
+        self.reach_to_write(bucket, key)?
             .write(bucket, key, body.into(), None, metadata.clone());
         Ok(())
     }
 
     async fn copy(&self, bucket: &str, from: &str, to: &str, source: &Head) -> Result<Copied, StoreError> {
-        let mut inner = self.reach(bucket)?;
-        if inner
-            .refused
-            .as_ref()
-            .is_some_and(|prefix| to.starts_with(prefix))
-        {
-            return Err(StoreError::Unreachable {
-                endpoint: "fake".to_owned(),
-                err: "on request".into(),
-            });
-        }
+        let mut inner = self.reach_to_write(bucket, to)?;
         match inner.object(bucket, from).cloned() {
             Some(object) if object.etag == source.etag => {
                 let etag = inner.write(

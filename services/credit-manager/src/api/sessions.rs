@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use access::Caller;
 use futures::{Stream, StreamExt as _};
@@ -20,7 +21,7 @@ use units::{Amount, CpuTime, MilliCores, NodeId, SessionId, TaskId};
 use super::status::from_command;
 use super::{wire_outcome, wire_state};
 use crate::bank::{BankError, Descent, Now, OpenRequest, Opened, Refusal, Usage, UserView};
-use crate::session::{AttemptCost, Bill, Closed, Outcome, Task};
+use crate::session::{AttemptCost, Bill, Closed, LeftBehind, Outcome};
 use crate::watch::News;
 use crate::writer::{CommandError, Desk, Writer};
 
@@ -34,6 +35,8 @@ pub struct SessionApi {
     pub shutdown: CancellationToken,
     /// How deep tasks may be chained without a cap.
     pub chain_depth_max: u32,
+    /// How long a node may be away.
+    pub lease: Duration,
 }
 
 impl SessionApi {
@@ -73,19 +76,20 @@ impl SessionService for SessionApi {
         caller.check_node(&open.node)?;
         open.descent.depth_max = self.chain_depth_max;
         let (session, function, key) = (open.session, open.function.clone(), open.key.clone());
-        let (fresh, now) = (TaskId::new(), self.now());
+        let (fresh, now, lease) = (TaskId::new(), self.now(), self.lease);
+        if let Some(id) = task.filter(|_| is_left_behind) {
+            let left = self.call(move |desk| desk.left_behind(id, lease, now)).await?;
+            if let Some((refusal, message)) = refusal_of(left, id) {
+                info!(session_id = %session, %function, key, reason = message, "session refused");
+                return Ok(answered(refused(refusal, message)));
+            }
+        }
         let (opened, lineage_cap) = self
             .call(move |desk| {
                 if let Some(bill) = desk.bill(session)? {
                     return Err(already_closed(&bill.closed).into());
                 }
                 let earlier = task.map(|id| desk.task(id)).transpose()?.flatten();
-                if is_left_behind
-                    && let Some(earlier) = &earlier
-                    && !desk.is_left_behind(earlier)?
-                {
-                    return Ok((to_be_put_back(earlier), None));
-                }
                 open.descent = desk.descent(&open, earlier.as_ref(), task.is_some(), parent)?;
                 let opened = desk.bank.open(open, earlier, fresh, now)?;
                 let lineage_cap = desk.bank.lineage_cap(session);
@@ -112,15 +116,10 @@ impl SessionService for SessionApi {
             }
             Opened::Refused { refusal, message } => {
                 info!(session_id = %session, %function, key, reason = message, "session refused");
-                Answer::Refused(wire::SessionRefused {
-                    reason: wire_refusal(refusal).into(),
-                    message,
-                })
+                refused(refusal, message)
             }
         };
-        Ok(Response::new(wire::OpenSessionResponse {
-            outcome: Some(answer),
-        }))
+        Ok(answered(answer))
     }
 
     async fn report_usage(
@@ -249,10 +248,31 @@ fn wire_refusal(refusal: Refusal) -> wire::RefusalReason {
     }
 }
 
-fn to_be_put_back(task: &Task) -> Opened {
-    Opened::Refused {
-        refusal: Refusal::AlreadyRunning,
-        message: format!("task {} is with the node that ran it last", task.id),
+fn answered(answer: Answer) -> Response<wire::OpenSessionResponse> {
+    Response::new(wire::OpenSessionResponse {
+        outcome: Some(answer),
+    })
+}
+
+fn refused(refusal: Refusal, message: String) -> Answer {
+    Answer::Refused(wire::SessionRefused {
+        reason: wire_refusal(refusal).into(),
+        message,
+    })
+}
+
+/// Why a task that seems left behind is not run again.
+fn refusal_of(left: LeftBehind, task: TaskId) -> Option<(Refusal, String)> {
+    match left {
+        LeftBehind::Yes => None,
+        LeftBehind::No => {
+            let message = format!("task {task} is with the node that ran it last");
+            Some((Refusal::AlreadyRunning, message))
+        }
+        LeftBehind::Over(outcome) => {
+            let message = format!("the last attempt of task {task} ended as {}", outcome.as_str());
+            Some((Refusal::AlreadyDone, message))
+        }
     }
 }
 

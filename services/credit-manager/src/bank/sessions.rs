@@ -369,12 +369,13 @@ impl Bank {
         } else {
             Amount::ZERO
         };
-        let user = session.user.clone();
+        let (user, node) = (session.user.clone(), session.node.clone());
         let task = session.task.after(outcome, amount);
         let transfers = transfers(session, outcome);
         let closed = Closed {
             id,
             user: user.clone(),
+            node,
             task: task.id,
             total: session.meter.total(),
             outcome,
@@ -407,6 +408,42 @@ impl Bank {
             let charge = Transfer::charge(id, sequence, &user, amount, now);
             self.post(Transfer::reversal(&charge, now))?;
         }
+        Ok(())
+    }
+
+    /// Takes back the end of a session of which nobody will ever see the results: reverses its `charges`, and its task goes
+    /// on. `lineage` is the task's, as the journal has it.
+    pub fn take_back(
+        &mut self,
+        closed: Closed,
+        charges: &[Transfer],
+        task: Task,
+        lineage: Option<Lineage>,
+        now: Timestamp,
+    ) -> Result<(), BankError> {
+        for charge in charges {
+            self.post(Transfer::reversal(charge, now))?;
+        }
+        let live = self.lineages.get_mut(&task.root).map(|live| &mut live.lineage);
+        let mut lineage = lineage;
+        if let Some(lineage) = live.or(lineage.as_mut()) {
+            lineage.closed = lineage.closed.saturating_sub(closed.amount);
+            self.effects.changes.push(Change::Lineage(lineage.clone()));
+        }
+        let task = Task {
+            amount: task.amount.saturating_sub(closed.amount),
+            is_over: false,
+            ..task
+        };
+        let user = closed.user.clone();
+        let closed = Closed {
+            outcome: Outcome::Lost,
+            amount: Amount::ZERO,
+            ..closed
+        };
+        self.effects.changes.push(Change::Task(task));
+        self.effects.changes.push(Change::Closed(closed, now));
+        self.share_out(&user, &Cause::Freed);
         Ok(())
     }
 

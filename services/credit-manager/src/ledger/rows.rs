@@ -181,6 +181,7 @@ pub(super) fn closed(row: &Row<'_>) -> rusqlite::Result<Closed> {
     Ok(Closed {
         id: text(row, "id")?,
         user: text(row, "user")?,
+        node: text(row, "node")?,
         task: text(row, "task")?,
         total: cpu_time(row, "total_us")?,
         outcome: outcome(&row.get::<_, String>("outcome")?)?,

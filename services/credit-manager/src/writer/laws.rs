@@ -48,6 +48,10 @@ enum Operation {
         which: Index,
         outcome: usize,
     },
+    /// Another node found the object of this task, and its last one is gone.
+    LeaveBehind {
+        which: Index,
+    },
     Expire,
     RaiseLimit {
         user: usize,
@@ -81,6 +85,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         8 => (index(), 0..=100_u64, 0..4_u64, 0..4000_u32).prop_map(|(which, percent, behind, millicores)| Operation::Report { which, percent, behind, millicores }),
         2 => (index(), 0..=100_u64).prop_map(|(which, percent)| Operation::Stale { which, percent }),
         2 => (index(), 0..Outcome::ALL.len()).prop_map(|(which, outcome)| Operation::Close { which, outcome }),
+        1 => index().prop_map(|which| Operation::LeaveBehind { which }),
         1 => Just(Operation::Expire),
         1 => (user, 0..100_000_000_i64).prop_map(|(user, halfords)| Operation::RaiseLimit { user, halfords }),
         2 => (0..USERS, 0..130_i64).prop_map(|(user, percent)| Operation::Withdraw { user, percent }),
@@ -119,7 +124,7 @@ impl World {
         };
         world.restart();
         for number in 0..USERS {
-            world.run(true, move |world, bank| {
+            world.run(true, move |world, Desk { bank, .. }| {
                 let settings = Settings {
                     min_balance: Amount::from_halfords(100),
                     debt_limit: Amount::from_halfords(i64::try_from(number).unwrap() * 50_000_000),
@@ -169,10 +174,10 @@ impl World {
     }
 
     /// One operation as a batch of its own, committed or cut off.
-    fn run(&mut self, commits: bool, change: impl FnOnce(&mut Self, &mut Bank)) {
+    fn run(&mut self, commits: bool, change: impl FnOnce(&mut Self, &mut Desk)) {
         let mut desk = self.desk.take().unwrap();
         desk.journal.begin().unwrap();
-        change(self, &mut desk.bank);
+        change(self, &mut desk);
         let mut batch = Batch::default();
         desk.write(&mut batch).unwrap();
         for session in batch.stale.iter().filter_map(|id| desk.bank.session(*id)) {
@@ -195,6 +200,7 @@ impl World {
             | Operation::Report { .. }
             | Operation::Stale { .. }
             | Operation::Close { .. }
+            | Operation::LeaveBehind { .. }
             | Operation::Expire
             | Operation::RaiseLimit { .. }
             | Operation::Withdraw { .. }
@@ -213,8 +219,10 @@ impl World {
             Operation::Open { of: Some(which), .. } => self.some_task(which).map(|task| task.id),
             _ => None,
         };
-        if let Operation::Forget { which } = &operation {
-            return self.forget(which, commits);
+        match &operation {
+            Operation::Forget { which } => return self.forget(which, commits),
+            Operation::LeaveBehind { which } => return self.leave_behind(which, commits),
+            _ => {}
         }
         let request = match &operation {
             Operation::Open { user, key, .. } => Some(open_request(*user, *key)),
@@ -228,8 +236,8 @@ impl World {
         let request = request
             .zip(descent)
             .map(|(request, descent)| OpenRequest { descent, ..request });
-        self.run(commits, |world, bank| {
-            world.operate(bank, operation, request, earlier)
+        self.run(commits, |world, desk| {
+            world.operate(&mut desk.bank, operation, request, earlier)
         });
     }
 
@@ -257,10 +265,31 @@ impl World {
         };
         let desk = self.desk.as_ref().unwrap();
         let payout = desk.payout(&id.parse().unwrap()).unwrap().unwrap();
-        self.run(commits, |world, bank| {
+        self.run(commits, |world, Desk { bank, .. }| {
             let before = bank.balances().clone();
             bank.make_again(payout, world.now.wall);
             assert_eq!(*bank.balances(), before, "{id} is booked already");
+        });
+    }
+
+    /// A charge without results is taken back, whole and once.
+    fn leave_behind(&mut self, which: &Index, commits: bool) {
+        let Some(task) = self.some_task(which) else { return };
+        let now = Now {
+            wall: self.now.wall,
+            instant: Instant::now() + LEASE,
+        };
+        self.run(commits, |_, desk| {
+            let newest = desk.attempts(task.id).unwrap().pop();
+            let name = desk.bank.function(&task.function).unwrap().user.clone();
+            let balance = |desk: &Desk| desk.bank.view(&name).unwrap().balance;
+            let before = balance(desk);
+            let left = desk.left_behind(task.id, Duration::ZERO, now).unwrap();
+            let taken_back = match newest {
+                Some(newest) if newest.outcome == Outcome::Succeeded => newest.amount,
+                _ => Amount::ZERO,
+            };
+            assert_eq!(balance(desk), before.saturating_add(taken_back), "{left:?}");
         });
     }
 
@@ -426,7 +455,10 @@ impl World {
                 let payout = which.get(&payouts);
                 bank.move_payout(&payout.payment.id, state, now.wall).unwrap();
             }
-            Operation::Crash(_) | Operation::Restart | Operation::Forget { .. } => {
+            Operation::Crash(_)
+            | Operation::Restart
+            | Operation::Forget { .. }
+            | Operation::LeaveBehind { .. } => {
                 unreachable!("handled before")
             }
         }

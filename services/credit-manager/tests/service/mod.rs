@@ -250,6 +250,13 @@ impl Client {
         }
     }
 
+    pub(crate) async fn refused(&mut self, request: OpenSessionRequest) -> SessionRefused {
+        match self.answer(request).await {
+            Answer::Refused(refused) => refused,
+            Answer::Opened(opened) => panic!("{opened:?}"),
+        }
+    }
+
     pub(crate) async fn open(
         &mut self,
         session: SessionId,
