@@ -1,6 +1,6 @@
 //! gRPC for people's tools: tasks, containers, logs, hints. The one place where errors become status codes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use crate::layout::TaskKey;
 use crate::meter::Progress;
 use crate::node::Node;
 use crate::publish::RECEIPT_BYTES_MAX;
-use crate::queue;
+use crate::queue::{self, Count};
 use crate::settings::{Setting, SettingError};
 use crate::store::StoreError;
 use crate::task::{Attempt, State, Verdict};
@@ -377,15 +377,18 @@ impl ContainerService for Api {
         request: Request<wire::ListQueuesRequest>,
     ) -> Result<Response<wire::ListQueuesResponse>, Status> {
         let caller = Caller::of(&request)?;
-        let reached = self.reached(&caller, asked(&request.into_inner().function)?)?;
+        let asked = asked(&request.into_inner().function)?;
+        let reached = self.reached(&caller, asked.clone())?;
         let mut functions = self.registry.functions();
         functions.retain(|function| {
             let reached = reached.as_ref();
             reached.is_none_or(|reached| reached.contains(function))
         });
         functions.sort();
+        // An idle function's loop looks by itself; listing a thousand of them for everybody who asks is not worth it.
+        let busy: HashSet<_> = self.registry.busy_functions().into_iter().chain(asked).collect();
         let queues = futures::stream::iter(functions)
-            .map(|function| queue(&self.node, function))
+            .map(|function| queue(&self.node, busy.contains(&function), function))
             .buffered(LISTINGS_AT_ONCE);
         Ok(Response::new(wire::ListQueuesResponse {
             queues: queues.collect().await,
@@ -487,12 +490,18 @@ async fn send_log(
     }
 }
 
-/// What waits for a function, and what keeps it from running.
-async fn queue(node: &Node, function: FunctionName) -> wire::Queue {
-    let waiting = queue::count(node.store.as_ref(), &function)
-        .await
-        .inspect_err(|err| debug!(%function, error = %service_kit::Chain(err), "waiting tasks not counted"))
-        .ok();
+/// What waits for a function, and what keeps it from running. Nothing waits for one that is idle.
+async fn queue(node: &Node, is_busy: bool, function: FunctionName) -> wire::Queue {
+    let waiting = if is_busy {
+        let counted = queue::count(node.store.as_ref(), &function).await;
+        counted
+            .inspect_err(
+                |err| debug!(%function, error = %service_kit::Chain(err), "waiting tasks not counted"),
+            )
+            .ok()
+    } else {
+        Some(Count::default())
+    };
     let problem = node.problems.of(&function);
     let (problem, hint) = problem
         .map(|problem| (problem.error, problem.hint))

@@ -39,7 +39,9 @@ const TROUBLE_DELAY: Duration = Duration::from_secs(2);
 const LEFT_LOOKS_EVERY: u32 = 10;
 /// Of the time that nothing was found for, what passes until the next look.
 const POLL_PART: u32 = 10;
-/// How often `quote/` is listed at most.
+/// Of the same, for each look into `quote/`.
+const QUOTE_LOOKS_EVERY: u32 = 4;
+/// How often that is listed at most.
 const QUOTES_PAUSE: Duration = Duration::from_secs(1);
 /// How often an idle container is looked after.
 const UPKEEP_PAUSE: Duration = Duration::from_secs(1);
@@ -206,7 +208,7 @@ impl FunctionLoop {
         let alert = self.news.alert.borrow().clone();
         self.bulletin.tell_alert(alert).await;
         if now >= self.quotes_at && self.quoting.is_empty() {
-            self.quotes_at = now + (2 * self.node.poll_idle()).max(QUOTES_PAUSE);
+            self.quotes_at = now + (self.node.poll_idle() * QUOTE_LOOKS_EVERY).max(QUOTES_PAUSE);
             let (node, name) = (self.node.clone(), self.name.clone());
             self.quoting.spawn(async move {
                 if let Err(err) = quote::answer(&node, &name).await {
@@ -287,7 +289,7 @@ impl FunctionLoop {
             if is_any {
                 self.active_at = now;
             }
-            let is_idle = !is_any && self.running == 0;
+            let is_idle = self.queue.is_empty() && self.running == 0;
             self.news.is_idle.store(is_idle, Ordering::Relaxed);
             self.is_refreshed = false;
             self.look_at = now + self.poll(now);

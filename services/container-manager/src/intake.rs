@@ -20,8 +20,10 @@ use crate::function_loop::{FunctionLoop, News};
 use crate::node::Node;
 use crate::recover::Adopted;
 
-/// How often the registered functions are read; a hint about an unknown function reads them at once.
+/// How often the registered functions are read at most; a hint about an unknown function reads them at once.
 const FUNCTIONS_POLL: Duration = Duration::from_secs(1);
+/// Those that are read a second; with more of them, they are read less often.
+const FUNCTIONS_PER_SECOND: u32 = 200;
 
 /// What a function's loop listens to.
 struct Served {
@@ -191,7 +193,7 @@ pub async fn run(
         }
         registry.looks.send_replace(());
         tokio::select! {
-            () = tokio::time::sleep(FUNCTIONS_POLL) => {}
+            () = tokio::time::sleep(functions_poll(&node)) => {}
             () = registry.look_for_functions.notified() => {}
             // Its tasks would run on unwatched. The service stops, and with it all that runs; a new start takes up from
             // the journal.
@@ -201,4 +203,9 @@ pub async fn run(
     }
     while loops.join_next().await.is_some() {}
     Ok(())
+}
+
+fn functions_poll(node: &Node) -> Duration {
+    let served = node.served.load(Ordering::Relaxed);
+    FUNCTIONS_POLL.max(Duration::from_secs(1) * served / FUNCTIONS_PER_SECOND)
 }

@@ -28,8 +28,8 @@ use crate::spool::Spool;
 use crate::store::ObjectStore;
 use crate::warm::Uids;
 
-/// A listing takes about half a millisecond of CPU time on either side, and there is one of `quote/` for two of `input/`.
-const IDLE_LOOKS_PER_SECOND: u32 = 10;
+/// A listing takes about half a millisecond of CPU time on either side.
+const IDLE_LOOKS_PER_SECOND: u32 = 5;
 
 pub struct Node {
     pub config: Config,

@@ -33,7 +33,7 @@ pub struct Waiting {
 const WAITING_MAX: u32 = PAGE - 1;
 
 /// What waits in `input/`, counted as far as one listing goes: with a hundred thousand objects the question must stay cheap.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
     pub tasks: u32,
     /// There are more than were counted.
@@ -81,6 +81,11 @@ impl Queue {
     /// The task is not to be tried for a while.
     pub fn defer(&mut self, key: TaskKey, delay: Duration) {
         self.deferred.insert(key, Instant::now() + delay);
+    }
+
+    /// Whether nothing was in `input/` at the last look, nor is to be tried later.
+    pub fn is_empty(&self) -> bool {
+        self.line.is_empty() && self.deferred.is_empty()
     }
 
     /// Whether the kept part of the line is used up though there was more.

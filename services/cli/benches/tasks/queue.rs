@@ -18,12 +18,19 @@ const SETTLE: Duration = Duration::from_secs(60);
 const WATCH: Duration = Duration::from_secs(30);
 
 pub(crate) async fn measure(figures: &mut Figures, path: &Path) {
-    let Some(stack) = Stack::start() else { return };
-    crate::fund(&stack);
-    let s3 = s3(stack.folder()).unwrap();
+    let Some((stack, s3)) = start() else { return };
     queue(&stack, &s3, figures).await;
     figures.write(path);
+    drop(stack);
+    let Some((stack, s3)) = start() else { return };
     functions(&stack, &s3, figures).await;
+}
+
+fn start() -> Option<(Stack, Client)> {
+    let stack = Stack::start()?;
+    crate::fund(&stack);
+    let s3 = s3(stack.folder()).unwrap();
+    Some((stack, s3))
 }
 
 async fn queue(stack: &Stack, s3: &Client, figures: &mut Figures) {
@@ -36,7 +43,12 @@ async fn queue(stack: &Stack, s3: &Client, figures: &mut Figures) {
     )
     .await;
     // Nothing runs before all are there: without its script the function waits.
-    remove_script(s3).await;
+    s3.delete_object()
+        .bucket("queue")
+        .key("utils/process_task.sh")
+        .send()
+        .await
+        .unwrap();
     put_tasks(s3, "queue", 0..QUEUED).await;
     put(s3, "queue", "utils/process_task.sh", "true").await;
     let began = Instant::now();
@@ -48,20 +60,19 @@ async fn queue(stack: &Stack, s3: &Client, figures: &mut Figures) {
     let minutes = began.elapsed().as_secs_f64() / 60.0;
     figures.number("noop_tasks_per_minute_100k_queued", RUN as f64 / minutes);
     figures.number("manager_rss_mib_100k_queued", most as f64 / 1024.0);
-    // The user's other functions are not to wait for it.
-    remove_script(s3).await;
 }
 
-async fn remove_script(s3: &Client) {
-    s3.delete_object()
-        .bucket("queue")
-        .key("utils/process_task.sh")
-        .send()
-        .await
-        .unwrap();
+/// The part of a core that everything takes while nothing happens.
+async fn idle_percent(stack: &Stack) -> f64 {
+    tokio::time::sleep(SETTLE).await;
+    let before = stack.cpu();
+    tokio::time::sleep(WATCH).await;
+    (stack.cpu() - before).as_secs_f64() / WATCH.as_secs_f64() * 100.0
 }
 
 async fn functions(stack: &Stack, s3: &Client, figures: &mut Figures) {
+    let idle = idle_percent(stack).await;
+    figures.number("idle_cpu_percent", idle);
     for number in 0..FUNCTIONS {
         stack.text(&[
             "function",
@@ -71,11 +82,10 @@ async fn functions(stack: &Stack, s3: &Client, figures: &mut Figures) {
             "bench",
         ]);
     }
-    tokio::time::sleep(SETTLE).await;
-    let before = stack.cpu();
-    tokio::time::sleep(WATCH).await;
-    let used = (stack.cpu() - before).as_secs_f64() / WATCH.as_secs_f64();
-    figures.number("idle_1000_functions_cpu_percent", used * 100.0);
+    figures.number(
+        "idle_1000_functions_cpu_percent",
+        idle_percent(stack).await - idle,
+    );
     figures.number(
         "manager_rss_mib_1000_functions",
         stack.memory_kib() as f64 / 1024.0,
