@@ -28,6 +28,7 @@ pub(crate) struct Cli {
 }
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
     /// Folder of the stack's data [default: gridfaas in the XDG data folder]
     #[arg(
@@ -38,7 +39,7 @@ pub(crate) struct Global {
         hide_env_values = true
     )]
     pub(crate) data_dir: Option<PathBuf>,
-    /// What standard output gets; in JSON amounts are decimal strings
+    /// Print a table for people, one JSON value, or lines of JSON; amounts are then decimal strings
     #[arg(
         long,
         short,
@@ -206,58 +207,76 @@ impl Cli {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
+
     use clap::CommandFactory as _;
     use clap::error::ErrorKind;
+    use snapbox::assert::DEFAULT_ACTION_ENV;
+    use snapbox::{Assert, Data};
 
     #[test]
     fn the_command_line_has_no_contradictions() {
         Cli::command().debug_assert();
     }
 
-    /// The whole text, so that a change of the first thing a user sees is made on purpose.
+    /// What `--help` says of a command and of each of its verbs; what all have in common only at the top.
+    fn help(words: &[&str], command: &clap::Command) -> String {
+        let arguments = words.iter().chain(&["--help"]);
+        let said = Cli::command().term_width(100).try_get_matches_from(arguments);
+        let said = said.unwrap_err().to_string();
+        let mut is_own = true;
+        let of_command = |paragraph: &&str| {
+            // What begins with a space goes on with the same.
+            is_own = match paragraph.split(' ').next() {
+                Some("Global" | "Another") => words.len() == 1,
+                Some("") => is_own,
+                _ => true,
+            };
+            is_own
+        };
+        let own: Vec<&str> = said.split("\n\n").filter(of_command).collect();
+        let own = own.join("\n\n");
+        let mut page = format!("$ {} --help\n{}\n", words.join(" "), own.trim_end());
+        for verb in command.get_subcommands().filter(|_| words.len() > 1) {
+            page.push('\n');
+            page.push_str(&help(&[words, &[verb.get_name()]].concat(), verb));
+        }
+        page
+    }
+
+    /// The whole text, so that a change of what a user reads is made on purpose and read by whoever makes it.
+    /// `SNAPSHOTS=overwrite cargo test` writes it anew.
     #[test]
-    fn the_help_lists_every_command_in_the_order_of_use() {
-        let help = Cli::command().render_help().to_string();
-        let commands: Vec<&str> = help
-            .lines()
-            .skip_while(|line| *line != "Commands:")
-            .skip(1)
-            .take_while(|line| !line.is_empty())
-            .filter_map(|line| line.split_whitespace().next())
-            .collect();
-        assert_eq!(
-            commands,
-            [
-                "up",
-                "function",
-                "user",
-                "token",
-                "submit",
-                "invoke",
-                "ps",
-                "task",
-                "logs",
-                "results",
-                "quote",
-                "receipt",
-                "node",
-                "pki",
-                "config",
-                "balance",
-                "withdraw",
-                "statement",
-                "ledger",
-                "experiment",
-                "dashboard",
-                "top",
-                "audit",
-                "doctor",
-                "completions",
-                "man",
-                "version",
-                "help"
-            ]
-        );
+    fn every_help_reads_as_it_was_meant() {
+        let cli = Cli::command();
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/text/help");
+        let check = |name: &str, text: String| {
+            let expected = Data::read_from(&folder.join(format!("{name}.txt")), None).raw();
+            Assert::new().action_env(DEFAULT_ACTION_ENV).eq(text, expected);
+        };
+        check("gridfaas", help(&["gridfaas"], &cli));
+        for command in cli.get_subcommands() {
+            check(
+                command.get_name(),
+                help(&["gridfaas", command.get_name()], command),
+            );
+        }
+    }
+
+    #[test]
+    fn every_argument_says_what_it_is() {
+        let mut open = vec![Cli::command()];
+        while let Some(command) = open.pop() {
+            for argument in command.get_arguments() {
+                assert!(
+                    argument.get_help().is_some(),
+                    "{}: {}",
+                    command.get_name(),
+                    argument.get_id()
+                );
+            }
+            open.extend(command.get_subcommands().cloned());
+        }
     }
 
     #[test]

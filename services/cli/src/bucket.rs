@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
-use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use aws_sdk_s3::types::{Delete, ObjectIdentifier};
 use dev_stack::S3Credentials;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -205,11 +205,17 @@ impl ObjectStore {
     }
 
     pub(crate) async fn exists(&self, function: &FunctionName, key: &str) -> anyhow::Result<bool> {
+        Ok(self.modified_at(function, key).await?.is_some())
+    }
+
+    /// When an object was written, to the second; `None` if there is none.
+    async fn modified_at(&self, function: &FunctionName, key: &str) -> anyhow::Result<Option<DateTime>> {
         let request = self.client.head_object().bucket(function.as_str()).key(key);
         match request.send().await {
-            Ok(_) => Ok(true),
+            // Every store tells it.
+            Ok(object) => Ok(Some(object.last_modified.unwrap_or(DateTime::from_secs(0)))),
             // An answer without a body has no more exact code.
-            Err(err) if err.code() == Some("NotFound") => Ok(false),
+            Err(err) if err.code() == Some("NotFound") => Ok(None),
             Err(err) => Err(self.refusal(
                 err,
                 format!("failed to look for `{key}` in the bucket `{function}`"),
@@ -217,15 +223,22 @@ impl ObjectStore {
         }
     }
 
-    /// Where a task's object is. A task that was submitted again waits, whatever is left of it from before.
+    /// Where a task's object is. A task that was submitted again waits, whatever is left of it from before; of two ends
+    /// the later counts.
     pub(crate) async fn place(&self, function: &FunctionName, task: &str) -> anyhow::Result<Option<Place>> {
         // In the order of the task's way, so that one that moves on meanwhile is found at its next place.
-        for place in [Place::Input, Place::Processing, Place::Output, Place::Failed] {
+        for place in [Place::Input, Place::Processing] {
             if self.exists(function, &place.key(task)).await? {
                 return Ok(Some(place));
             }
         }
-        Ok(None)
+        let succeeded_at = self.modified_at(function, &Place::Output.key(task)).await?;
+        let failed_at = self.modified_at(function, &Place::Failed.key(task)).await?;
+        Ok(match (succeeded_at, failed_at) {
+            (None, None) => None,
+            (succeeded_at, failed_at) if failed_at > succeeded_at => Some(Place::Failed),
+            _ => Some(Place::Output),
+        })
     }
 
     /// Copies an object within its bucket, its metadata too; of at most 5 GiB, as S3 has it.

@@ -8,14 +8,14 @@ use comfy_table::{Table, presets};
 use serde::Serialize;
 use serde_json::Value;
 
+/// Its variants have no help of their own, which would make every command's help long.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// For people
     #[default]
     Table,
-    /// For programs: one value
+    // One value.
     Json,
-    /// For programs that read lines: one value on each, the rows of a list or the one value
+    // One value on each line: the rows of a list, or the one value.
     Jsonl,
 }
 

@@ -23,6 +23,8 @@ impl Report {
             hint.get_or_insert(advice.to_owned());
             problem = format!("{before}{after}");
         }
+        // A configuration file's error ends with a line of its own.
+        problem.truncate(problem.trim_end().len());
         Self { problem, hint }
     }
 }

@@ -21,14 +21,14 @@ fn standing_shown(user: &User) -> String {
 
 fn runway_shown(user: &User) -> String {
     match user.runway_ms {
-        Some(ms) => format!("{} s at {} GRC an hour", ms / 1000, user.burn_per_hour),
-        None => "nothing is used up".to_owned(),
+        Some(ms) => format!("{} at {} GRC an hour", span(ms / 1000), user.burn_per_hour),
+        None => "nothing is being spent".to_owned(),
     }
 }
 
-/// What there is of a spending limit.
+/// What there is of a spending limit, in the word that takes it away.
 pub(crate) fn limit_shown(limit: Option<Amount>) -> String {
-    limit.map_or_else(|| "-".to_owned(), |limit| format!("{limit} GRC/h"))
+    limit.map_or_else(|| "off".to_owned(), |limit| format!("{limit} GRC/h"))
 }
 
 impl Show for User {
@@ -50,18 +50,21 @@ impl Show for User {
             (
                 "alert webhook",
                 if self.alert_webhook.is_empty() {
-                    "-".to_owned()
+                    "off".to_owned()
                 } else {
                     self.alert_webhook.clone()
                 },
             ),
             (
                 "one GRC buys",
-                CpuTime::from_micros(self.cpu_time_us_per_grc).to_string(),
+                format!("{} of CPU time", CpuTime::from_micros(self.cpu_time_us_per_grc)),
             ),
             (
                 "running tasks",
-                format!("{} on {}", self.running_tasks, self.millicores),
+                match self.running_tasks {
+                    0 => "0".to_owned(),
+                    tasks => format!("{tasks} on {}", self.millicores),
+                },
             ),
             ("deposit address", self.deposit_address.clone()),
         ])
@@ -223,6 +226,17 @@ fn reason(task: &Task) -> String {
         .unwrap_or_default()
 }
 
+/// Seconds in the two largest units that they fill.
+fn span(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
+        (0, ..) => format!("{hours} h {} min", minutes % 60),
+        _ => format!("{days} d {} h", hours % 24),
+    }
+}
+
 /// Milliseconds as seconds.
 fn seconds(ms: i64) -> String {
     let ms = ms.max(0);
@@ -342,13 +356,4 @@ impl Show for Tasks {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_cut_and_never_negative() {
-        assert_eq!(seconds(1999), "1.999 s");
-        assert_eq!(seconds(-5), "0.000 s", "the clock went back");
-        assert_eq!(cpu_seconds(CpuTime::from_micros(1_999_999)), "1.999 s");
-    }
-}
+mod tests;

@@ -6,6 +6,8 @@ use config::{Config, Environment, File, FileFormat, Source as _, Value, ValueKin
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::spelling;
+
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("failed to read the configuration file `{path}`")]
@@ -39,26 +41,10 @@ fn hint(err: &config::ConfigError) -> String {
     let Some(wrong) = names.next() else {
         return String::new();
     };
-    let close = names.map(|name| (strsim(wrong, name), name)).min();
-    match close {
-        Some((distance, name)) if distance <= 3 => format!(" (hint: did you mean `{name}`?)"),
-        _ => String::new(),
+    match spelling::closest(wrong, names) {
+        Some(name) => format!(" (hint: did you mean `{name}`?)"),
+        None => String::new(),
     }
-}
-
-/// Edit distance of two short names.
-fn strsim(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, cb) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(ca != *cb);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 /// Reads a service's configuration: `file` if given, overridden by variables `<prefix>__<KEY>`, with `__` between

@@ -8,6 +8,7 @@ pub mod file;
 pub mod metrics;
 pub mod secret;
 pub mod shutdown;
+pub mod spelling;
 pub mod supervisor;
 pub mod telemetry;
 

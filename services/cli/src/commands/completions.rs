@@ -7,8 +7,12 @@ use crate::args::Cli;
 use crate::output::write_out;
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+bash: gridfaas completions bash > /usr/share/bash-completion/completions/gridfaas
+zsh:  gridfaas completions zsh > /usr/share/zsh/vendor-completions/_gridfaas
+fish: gridfaas completions fish > /usr/share/fish/vendor_completions.d/gridfaas.fish")]
 pub(crate) struct CompletionsArgs {
-    /// For bash: `gridfaas completions bash > /etc/bash_completion.d/gridfaas`
+    /// The shell that reads them
     #[arg(value_enum)]
     shell: Shell,
 }

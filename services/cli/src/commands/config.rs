@@ -33,8 +33,10 @@ pub(crate) struct ShowArgs {
 /// The environment counts as it does for the service, such as GRIDFAAS_CREDIT__LISTEN.
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
+    /// Which service it is for
     #[arg(value_enum)]
     service: Service,
+    /// Its configuration, in TOML
     file: PathBuf,
 }
 
@@ -48,6 +50,7 @@ enum Service {
 pub(crate) struct SetArgs {
     /// As in the configuration file, such as scaler.guardian.window_ms
     key: String,
+    /// What it becomes
     value: String,
 }
 

@@ -82,6 +82,7 @@ pub(crate) struct CreateArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct SetArgs {
+    /// Whose terms
     name: FunctionName,
     /// The most that its tasks may cost an hour, in GRC, or off
     #[arg(long, value_name = "AMOUNT", required = true)]
@@ -90,16 +91,19 @@ pub(crate) struct SetArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct StopArgs {
+    /// Which function
     name: FunctionName,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct StartArgs {
+    /// Which function
     name: FunctionName,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct DeleteArgs {
+    /// Which function
     name: FunctionName,
     /// Delete its bucket too, and all that is in it: inputs, results, logs and receipts
     #[arg(long)]
@@ -108,6 +112,7 @@ pub(crate) struct DeleteArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct NotifyArgs {
+    /// Which function
     name: FunctionName,
 }
 

@@ -24,6 +24,7 @@ const INPUT_BYTES_MAX: u64 = 4_000_000;
 /// Prints what the script writes, as it comes. Whoever interrupts this does not stop the task.
 #[derive(Debug, Args)]
 pub(crate) struct InvokeArgs {
+    /// Which function runs it
     function: FunctionName,
     /// The input, of at most 4 MB
     file: PathBuf,

@@ -78,6 +78,7 @@ pub(crate) struct ShowArgs {
 pub(crate) struct ExportArgs {
     #[command(flatten)]
     which: Which,
+    /// What the file becomes
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     format: ExportFormat,
     /// A file that does not exist yet, or - for standard output
@@ -294,6 +295,7 @@ impl Partial {
 
 async fn verify(args: VerifyArgs, output: Output) -> anyhow::Result<ExitCode> {
     let name = args.file.display().to_string();
+    std::fs::metadata(&args.file).with_context(|| format!("failed to read `{name}`"))?;
     let proof = Reader::new(args.file).proof().await;
     let proof = proof.with_context(|| format!("`{name}` is not a ledger"))?;
     let audit = Audit::from(Vec::from(audit::of_ledger(&proof)));

@@ -18,6 +18,7 @@ const POLL: Duration = Duration::from_millis(250);
 /// The newest attempt's; what the script wrote to standard output and standard error, merged.
 #[derive(Debug, Args)]
 pub(crate) struct LogsArgs {
+    /// Whose task
     function: FunctionName,
     /// The object's key below `input/`
     task: String,

@@ -30,7 +30,10 @@ pub(crate) mod withdraw;
 
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
+use schema::Function;
+use service_kit::spelling;
+use units::FunctionName;
 
 use crate::args::{Cli, Command};
 use crate::output::Output;
@@ -76,6 +79,24 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 
 fn done((): ()) -> ExitCode {
     ExitCode::SUCCESS
+}
+
+/// The function of this name, as credit-manager has it.
+async fn find_function(name: &FunctionName, stack: &Stack) -> anyhow::Result<Function> {
+    let mut functions = stack.functions(None).await?;
+    if let Some(found) = functions
+        .iter()
+        .position(|function| function.name == name.as_str())
+    {
+        return Ok(functions.swap_remove(found).into());
+    }
+    let names = functions.iter().map(|function| function.name.as_str());
+    match spelling::closest(name.as_str(), names) {
+        Some(meant) => bail!("no function `{name}` (hint: did you mean `{meant}`?)"),
+        None => bail!(
+            "no function `{name}` (hint: `gridfaas function list` shows what there is, `gridfaas function create` makes one)"
+        ),
+    }
 }
 
 /// For amounts where none at all makes no sense.

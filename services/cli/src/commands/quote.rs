@@ -13,6 +13,7 @@ use crate::stack::{Stack, told};
 
 #[derive(Debug, Args)]
 pub(crate) struct QuoteArgs {
+    /// Which function would run it
     function: FunctionName,
     /// Only its size is looked at: nothing is sent, run or charged
     file: PathBuf,
@@ -84,9 +85,19 @@ impl Show for Quote {
             ["QUOTE", "CHARGE (GRC)", "CPU TIME"],
             [row("P50", &found.p50), row("P90", &found.p90)],
         );
+        let (least, most) = (found.sample_bytes_min, found.sample_bytes_max);
+        let tasks = match self.samples {
+            1 => "1 task".to_owned(),
+            tasks => format!("{tasks} tasks"),
+        };
+        let range = if least == most {
+            least.to_string()
+        } else {
+            format!("{least} to {most}")
+        };
         format!(
-            "{figures}samples: {}, with inputs of {} to {} bytes; this one has {}",
-            self.samples, found.sample_bytes_min, found.sample_bytes_max, self.input_bytes
+            "{figures}from {tasks} with inputs of {range} bytes; this one has {}",
+            self.input_bytes
         )
     }
 }

@@ -9,6 +9,7 @@ use clap::{Args, Subcommand};
 use receipt::PublicKey;
 use serde::Serialize;
 use serde_json::Value;
+use units::CpuTime;
 
 use crate::output::{Output, Show, pairs, printable};
 
@@ -51,13 +52,14 @@ impl Show for Verified {
             Value::String(text) => printable(text),
             other => other.to_string(),
         };
+        let cpu_time = CpuTime::from_micros(receipt["billed_us"].as_u64().unwrap_or_default());
         let figures = pairs([
             ("function", member("function")),
             ("task", member("task")),
             ("task id", member("task_id")),
             ("attempts", member("attempt")),
-            ("CPU time (us)", member("billed_us")),
-            ("cost (GRC)", member("task_amount_grc")),
+            ("CPU time", cpu_time.to_string()),
+            ("charge", format!("{} GRC", member("task_amount_grc"))),
             ("node", member("node")),
         ]);
         format!("true: signed by key {}\n{figures}", self.key_id)

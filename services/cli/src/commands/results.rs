@@ -15,6 +15,7 @@ use crate::stack::Stack;
 
 #[derive(Debug, Args)]
 pub(crate) struct ResultsArgs {
+    /// Whose task
     function: FunctionName,
     /// The object's key below `input/`
     task: String,

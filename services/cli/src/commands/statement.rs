@@ -16,6 +16,7 @@ use crate::time::Moment;
 /// not yet posted is not in it.
 #[derive(Debug, Args)]
 pub(crate) struct StatementArgs {
+    /// Whose account
     user: UserName,
     /// From this time on, such as 2026-01-31 or 2026-01-31T12:00:00Z [default: from the beginning]
     #[arg(long, value_name = "TIME")]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use proto::container::v1::NotifyRequest;
@@ -14,8 +14,8 @@ use serde::Serialize;
 use service_kit::{Clock as _, SystemClock};
 use units::{Amount, FunctionName};
 
-use crate::commands::more_than_zero;
 use crate::commands::task::listed;
+use crate::commands::{find_function, more_than_zero};
 use crate::local_file::LocalFile;
 use crate::output::{Output, Show, columns};
 use crate::stack::Stack;
@@ -26,6 +26,7 @@ const POLL: Duration = Duration::from_millis(250);
 
 #[derive(Debug, Args)]
 pub(crate) struct SubmitArgs {
+    /// Which function gets them
     function: FunctionName,
     /// Each becomes one task, named as the file; a quoted pattern such as 'in/*.txt' stands for all that match it
     #[arg(required = true, value_name = "FILE")]
@@ -122,11 +123,7 @@ fn unique(paths: &[PathBuf]) -> anyhow::Result<BTreeMap<String, LocalFile>> {
 
 /// Errors if there is no such function; says so if its user's standing keeps tasks from starting.
 async fn ensure_deployed(function: &FunctionName, stack: &Stack, output: Output) -> anyhow::Result<()> {
-    let functions = stack.functions(None).await?;
-    let found = functions.iter().find(|found| found.name == function.as_str());
-    let Some(found) = found else {
-        bail!("no function `{function}` (hint: deploy it with `gridfaas function create {function}`)");
-    };
+    let found = find_function(function, stack).await?;
     if !found.may_start {
         output.say(format!(
             "warning: tasks of `{function}` do not start now: {} (user {})",

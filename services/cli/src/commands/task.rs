@@ -42,6 +42,7 @@ pub(crate) enum TaskCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct TaskArgs {
+    /// Whose task
     function: FunctionName,
     /// The object's key below `input/`
     task: String,
@@ -49,6 +50,7 @@ pub(crate) struct TaskArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct TasksArgs {
+    /// Whose tasks
     function: FunctionName,
     /// The objects' keys below `input/`
     #[arg(required = true, value_name = "TASK")]

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use access::Channel;
 use anyhow::bail;
-use clap::{Args, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory as _, Subcommand, ValueEnum};
 use proto::credit::v1::account_service_client::AccountServiceClient;
 use proto::credit::v1::{
     self as credit, CreateUserRequest, GetS3CredentialsRequest, GetUserRequest, ListTransfersRequest,
@@ -16,6 +17,7 @@ use serde::Serialize;
 use service_kit::Secret;
 use units::{Amount, Billing, CpuTime, OnShortage, Policy, UserName};
 
+use crate::args::Cli;
 use crate::commands::{Limit, more_than_zero};
 use crate::output::{Output, Show, pairs};
 use crate::stack::{Stack, told};
@@ -51,6 +53,7 @@ pub(crate) struct UserArg {
 
 #[derive(Debug, Args)]
 pub(crate) struct S3CredentialsArgs {
+    /// Whose key
     name: UserName,
     /// Where the key goes, for its owner only
     #[arg(long, value_name = "FILE")]
@@ -62,6 +65,7 @@ pub(crate) struct S3CredentialsArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct FundArgs {
+    /// Who gets them
     name: UserName,
     /// In GRC
     #[arg(allow_negative_numbers = true, value_parser = more_than_zero)]
@@ -74,9 +78,11 @@ pub(crate) struct FundArgs {
     wait: bool,
 }
 
-#[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("terms").required(true).multiple(true))]
+#[derive(Clone, Debug, Args)]
+#[command(group = clap::ArgGroup::new("terms").multiple(true))]
+#[command(override_usage = "gridfaas user set <NAME> <TERMS>...")]
 pub(crate) struct SetArgs {
+    /// Whose terms
     name: UserName,
     /// The balance, in GRC, at which the standing turns from good to low
     #[arg(long, value_name = "AMOUNT", group = "terms", allow_negative_numbers = true)]
@@ -126,6 +132,9 @@ fn not_negative(text: &str) -> anyhow::Result<Amount> {
 }
 
 pub(crate) async fn run(command: UserCommand, stack: &Stack, output: Output) -> anyhow::Result<()> {
+    if let UserCommand::Set(args) = &command {
+        args.ensure_something_is_set();
+    }
     let mut accounts = stack.accounts().await?;
     match command {
         UserCommand::Add(UserArg { name }) => {
@@ -167,6 +176,22 @@ pub(crate) async fn run(command: UserCommand, stack: &Stack, output: Output) -> 
 }
 
 impl SetArgs {
+    /// Ends the process with wrong usage otherwise. By clap, every term would stand in one long line.
+    fn ensure_something_is_set(&self) {
+        let nothing = UpdateUserRequest {
+            name: self.name.to_string(),
+            ..UpdateUserRequest::default()
+        };
+        if self.clone().into_request() == nothing {
+            let mut cli = Cli::command();
+            cli.build();
+            let user = cli.find_subcommand_mut("user").expect("this command");
+            let set = user.find_subcommand_mut("set").expect("this command");
+            let problem = "nothing to set\n\n  tip: say at least one term, such as '--debt-limit'";
+            set.error(ErrorKind::MissingRequiredArgument, problem).exit();
+        }
+    }
+
     fn into_request(self) -> UpdateUserRequest {
         UpdateUserRequest {
             name: self.name.into(),

@@ -11,6 +11,7 @@
 )]
 
 pub mod browser;
+pub mod console;
 
 use std::fs;
 use std::path::{Path, PathBuf};

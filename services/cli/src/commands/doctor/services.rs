@@ -62,7 +62,8 @@ async fn store(stack: &Stack) -> Finding {
     let asked = async {
         let store = stack.store()?;
         let buckets = store.buckets().await?;
-        Ok(format!("{} answers, {buckets} buckets", store.url()))
+        let s = if buckets == 1 { "" } else { "s" };
+        Ok(format!("{} answers, {buckets} bucket{s}", store.url()))
     };
     told_or_failed("store", asked.await)
 }

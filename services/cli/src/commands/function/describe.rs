@@ -1,18 +1,19 @@
 //! `gridfaas function describe`
 
-use anyhow::Context as _;
 use clap::Args;
 use proto::container::v1::Queue;
 use schema::Function;
 use serde::Serialize;
 use units::FunctionName;
 
+use crate::commands::find_function;
 use crate::output::{Output, Show, pairs, printable};
 use crate::stack::Stack;
 use crate::view::limit_shown;
 
 #[derive(Debug, Args)]
 pub(crate) struct DescribeArgs {
+    /// Which function
     name: FunctionName,
 }
 
@@ -71,10 +72,7 @@ impl Show for Description {
 
 pub(super) async fn run(args: DescribeArgs, stack: &Stack, output: Output) -> anyhow::Result<()> {
     let name = args.name;
-    let mut functions = stack.functions(None).await?.into_iter();
-    let function = functions.find(|function| function.name == name.as_str());
-    let function = function
-        .with_context(|| format!("no function `{name}` (hint: `gridfaas function list` lists them)"))?;
+    let function = find_function(&name, stack).await?;
     let queue = stack.queues(Some(name.clone())).await?.pop();
     let utils = stack.store()?.list(&name, "utils/").await?;
     let Queue {
@@ -86,7 +84,7 @@ pub(super) async fn run(args: DescribeArgs, stack: &Stack, output: Output) -> an
     } = queue.unwrap_or_default();
     let said = |text: String| Some(text).filter(|text| !text.is_empty());
     output.show(&Description {
-        function: Function::from(function),
+        function,
         waiting,
         has_more,
         problem: said(problem),

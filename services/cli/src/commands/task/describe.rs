@@ -25,11 +25,11 @@ impl Show for Description {
             Some(place) => place.key(&self.task),
             None => "nowhere in the bucket".to_owned(),
         };
-        let head = pairs([("function", self.function.clone()), ("object", printable(&place))]);
+        let mut facts = vec![("function", self.function.clone()), ("object", printable(&place))];
         let Some(task) = &self.known else {
-            return format!("{head}\nno attempt on this node");
+            return format!("{}\nno attempt on this node", pairs(facts));
         };
-        let facts = pairs([
+        facts.extend([
             ("task id", task.task_id.clone()),
             ("user", task.user.clone()),
             ("state", task.state.clone()),
@@ -50,7 +50,7 @@ impl Show for Description {
             ],
             task.attempts.iter().map(attempt_row),
         );
-        format!("{head}{facts}\n{attempts}")
+        format!("{}\n{attempts}", pairs(facts))
     }
 }
 

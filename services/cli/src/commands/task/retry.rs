@@ -12,6 +12,7 @@ use crate::stack::Stack;
 
 #[derive(Debug, Args)]
 pub(crate) struct RetryArgs {
+    /// Whose tasks
     function: FunctionName,
     /// The objects' keys below `failed/`
     #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "TASK")]
