@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds the Debian package: the command, both services with their units, configuration, completions and these scripts.
+# Builds the Debian package: the command, both services with their units, configuration, manual pages, completions and these
+# scripts.
 #
 # usage: package.sh [--version VERSION] [--profile release|dev] [--to FOLDER]
 #   --version VERSION   of the package; default the workspace's
@@ -44,5 +45,8 @@ for shell in bash zsh fish; do
   case $shell in zsh) file=_gridfaas ;; *) file=gridfaas.$shell ;; esac
   "$target/$built/gridfaas" completions "$shell" >"$target/$built/completions/$file"
 done
+rm -rf "$target/$built/man"
+"$target/$built/gridfaas" man --to "$target/$built/man"
+gzip -9n "$target/$built/man"/*.1
 "$tools/bin/cargo-deb" --no-build --locked --quiet --package cli --profile "$profile" --output "$to/" \
   --compress-type xz --compress-system "${fast[@]}" ${version:+--deb-version "$version"}

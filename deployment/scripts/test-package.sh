@@ -24,6 +24,17 @@ profile=${option[profile]:-release} inside=${option[inside]:-}
 # Two versions of the same content: what is tested is the way from one to the other.
 readonly OLD=0.0.1-1 NEW=0.0.2-1
 
+# check_contents SHARE: the package has a manual page for every command, and completions that know them.
+check_contents() {
+  local page file
+  for page in gridfaas gridfaas-submit gridfaas-user-fund; do
+    zgrep --quiet '^\.TH' "$1/man/man1/$page.1.gz" || die "the package has no manual page $page"
+  done
+  for file in bash-completion/completions/gridfaas zsh/vendor-completions/_gridfaas fish/vendor_completions.d/gridfaas.fish; do
+    grep --quiet submit "$1/$file" || die "the package has no completions $file"
+  done
+}
+
 # make_share: sets `share` to a folder with what a machine needs for the test.
 make_share() {
   cd "$here/../.."
@@ -31,6 +42,7 @@ make_share() {
   at_exit rm -rf --one-file-system "$share"
   mv "$("$here/package.sh" --profile "$profile" --version "$OLD" --to "$share")" "$share/$OLD.deb"
   dpkg-deb -R "$share/$OLD.deb" "$share/tree"
+  check_contents "$share/tree/usr/share"
   sed -i "s/^Version: .*/Version: $NEW/" "$share/tree/DEBIAN/control"
   dpkg-deb -Zgzip -z1 --root-owner-group -b "$share/tree" "$share/$NEW.deb" >/dev/null
   rm -r "$share/tree"
