@@ -7,4 +7,4 @@
 set -euo pipefail
 cd "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../.."
 export SIMULATION_SEEDS=${1:-10000} SIMULATION_FIRST=${2:-0} RUST_BACKTRACE=0
-exec cargo test --locked --workspace --test simulation -- --nocapture money_stays_right_whatever_fails
+exec cargo test --release --locked --workspace --test simulation -- --nocapture money_stays_right_whatever_fails
