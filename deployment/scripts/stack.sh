@@ -17,7 +17,7 @@ build_gridfaas() {
 stack=
 start_stack() {
   export GRIDFAAS_DATA_DIR=$1
-  "$gridfaas" up --s3-port 0 --container-port 0 --credit-port 0 --chain-port 0 --dashboard-port 0 >"$1/up.txt" 2>"$1/up.log" &
+  "$gridfaas" up --s3-port 0 --container-port 0 --credit-port 0 --chain-port 0 --dashboard-port 0 --node-port 0 >"$1/up.txt" 2>"$1/up.log" &
   stack=$!
   while [ ! -s "$1/endpoints.json" ]; do
     kill -0 "$stack" 2>/dev/null || die 'the stack did not start' "$(tail -n 5 "$1/up.log")"

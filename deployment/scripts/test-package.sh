@@ -109,7 +109,7 @@ start_trial() {
   local drop_in=/run/systemd/system/gridfaas-trial.service.d
   mkdir -p "$drop_in"
   printf '[Service]\nExecStart=\nExecStart=/usr/bin/gridfaas --data-dir %s/trial up %s\n' "$STATE" \
-    '--credit-port 0 --container-port 0 --dashboard-port 0' >"$drop_in/ports.conf"
+    '--credit-port 0 --container-port 0 --dashboard-port 0 --node-port 0' >"$drop_in/ports.conf"
   systemctl daemon-reload
   systemctl enable --quiet --now gridfaas-trial
   in_time 'the trial' test -s "$STATE/trial/endpoints.json"

@@ -2,14 +2,35 @@
 //!
 //! Needs root, Apptainer, and the image that `images/build.sh base` makes.
 
+#![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
+
 mod common;
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{DEADLINE, Stack, base_image, halfords, up};
 use serde_json::Value;
+
+/// A page of the node.
+fn page(stack: &Stack, path: &str, token: &str) -> Value {
+    let url = stack.endpoints().node_url.unwrap();
+    let mut stream = TcpStream::connect(url.strip_prefix("http://").unwrap()).unwrap();
+    // The older version, in which a body comes in one piece.
+    write!(
+        stream,
+        "GET {path} HTTP/1.0\r\nAuthorization: Bearer {token}\r\n\r\n"
+    )
+    .unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).unwrap();
+    let (head, body) = reply.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains(" 200 "), "{path}: {reply}");
+    serde_json::from_str(body).unwrap()
+}
 
 #[test]
 fn a_user_finds_the_way_from_a_file_to_a_charge() {
@@ -109,6 +130,24 @@ fn a_user_finds_the_way_from_a_file_to_a_charge() {
         150_000_000 - charged
     );
     assert_eq!(stack.json(&["audit"])["ok"], true);
+
+    let probes = [
+        "kernel",
+        "cgroups",
+        "apptainer",
+        "store",
+        "credit-manager",
+        "disk",
+    ];
+    let works = serde_json::json!({ "works": probes });
+    assert_eq!(page(&stack, "/status/check/host", ""), works);
+    let token = fs::read_to_string(stack.endpoints().operator_token_file).unwrap();
+    assert_eq!(
+        page(&stack, "/about/executions", token.trim()),
+        serde_json::json!([])
+    );
+    let records = page(&stack, "/about/executions/records", "");
+    assert_eq!(records.as_array().unwrap().len(), 3, "{records}");
 
     assert_eq!(stack.stop(), Some(0), "{}", stack.log());
     assert!(!stack.path("endpoints.json").exists());

@@ -124,6 +124,23 @@ impl Api {
         Ok(newest)
     }
 
+    /// The tasks of some functions that are under way, newest first.
+    pub(crate) async fn live(&self, functions: Option<Vec<FunctionName>>) -> Result<Vec<wire::Task>, Status> {
+        let mut live = self.node.journal.under_way().await.map_err(status)?;
+        live.retain(|attempt| {
+            let reached = functions.as_ref();
+            reached.is_none_or(|functions| functions.contains(&attempt.function))
+        });
+        live.reverse();
+        Ok(self.tasks(live))
+    }
+
+    /// What ran and is over, without names, newest first.
+    pub(crate) async fn records(&self, limit: u32) -> Result<Vec<wire::Record>, Status> {
+        let finished = self.node.journal.finished(limit).await.map_err(status)?;
+        Ok(finished.iter().filter_map(record).collect())
+    }
+
     /// Attempts, newest first, as tasks, newest first, with their attempts oldest first.
     fn tasks(&self, attempts: Vec<Attempt>) -> Vec<wire::Task> {
         let mut tasks: Vec<wire::Task> = Vec::new();
@@ -193,20 +210,12 @@ impl ContainerService for Api {
         let caller = Caller::of(&request)?;
         let request = request.into_inner();
         let functions = self.reached(&caller, asked(&request.function)?)?;
-        let attempts = if request.live_only {
-            let mut live = self.node.journal.under_way().await.map_err(status)?;
-            live.retain(|attempt| {
-                let reached = functions.as_ref();
-                reached.is_none_or(|functions| functions.contains(&attempt.function))
-            });
-            live.reverse();
-            live
+        let tasks = if request.live_only {
+            self.live(functions).await?
         } else {
-            self.newest(functions, limit(request.limit)).await?
+            self.tasks(self.newest(functions, limit(request.limit)).await?)
         };
-        Ok(Response::new(wire::ListTasksResponse {
-            tasks: self.tasks(attempts),
-        }))
+        Ok(Response::new(wire::ListTasksResponse { tasks }))
     }
 
     async fn list_records(
@@ -214,10 +223,8 @@ impl ContainerService for Api {
         request: Request<wire::ListRecordsRequest>,
     ) -> Result<Response<wire::ListRecordsResponse>, Status> {
         let limit = limit(request.into_inner().limit).min(RECORDS_MAX);
-        let finished = self.node.journal.finished(limit).await.map_err(status)?;
-        Ok(Response::new(wire::ListRecordsResponse {
-            records: finished.iter().filter_map(record).collect(),
-        }))
+        let records = self.records(limit).await?;
+        Ok(Response::new(wire::ListRecordsResponse { records }))
     }
 
     async fn list_containers(

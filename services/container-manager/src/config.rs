@@ -99,6 +99,9 @@ pub struct Config {
     /// Where the store posts that objects were created, as S3 event messages; absent: nowhere.
     #[serde(default)]
     pub notify_listen: Option<SocketAddr>,
+    /// Where the node tells of itself over HTTP; absent: nowhere.
+    #[serde(default)]
+    pub http_listen: Option<SocketAddr>,
     /// gRPC reflection, for development.
     #[serde(default)]
     pub reflection: bool,

@@ -18,6 +18,7 @@
 //! | what the user has to know is said under `status/` | [`bulletin`], [`balance`], [`problem`] |
 //! | somebody waits for one task and what it leaves | [`invoke`] |
 //! | an operator changes how containers are scaled | [`settings`] |
+//! | whoever looks for a node, watches it or runs it asks over HTTP | [`http`] |
 //! | what happens is written down, for the laboratory | [`recorder`], [`recording`] |
 //! | after a crash, the journal tells where to go on | [`journal`], [`recover`] |
 
@@ -71,8 +72,9 @@ pub mod webhook;
 pub mod workplace;
 
 mod authority;
+mod http;
 mod live_log;
 mod serve;
 
 pub use config::Config;
-pub use serve::{Edges, run};
+pub use serve::{Edges, Listeners, run};

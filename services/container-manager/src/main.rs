@@ -1,11 +1,12 @@
 //! `container-manager`: arguments to exit code.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser;
-use container_manager::{Config, Edges};
+use container_manager::{Config, Edges, Listeners};
 use service_kit::{config, shutdown, telemetry};
 use tokio::net::TcpListener;
 
@@ -34,9 +35,18 @@ async fn start(args: Args) -> anyhow::Result<()> {
         .context("failed to load the configuration")?;
     telemetry::start(&config.log, config.log_format)?;
     config.validate().context("the configuration is not valid")?;
-    let listener = TcpListener::bind(config.listen)
-        .await
-        .with_context(|| format!("failed to listen on {}", config.listen))?;
+    let listeners = Listeners {
+        grpc: bind(config.listen).await?,
+        http: match config.http_listen {
+            Some(address) => Some(bind(address).await?),
+            None => None,
+        },
+    };
     let edges = Edges::real(&config).await?;
-    container_manager::run(config, edges, listener, shutdown::on_signal()?).await
+    container_manager::run(config, edges, listeners, shutdown::on_signal()?).await
+}
+
+async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let bound = TcpListener::bind(address).await;
+    bound.with_context(|| format!("failed to listen on {address}"))
 }

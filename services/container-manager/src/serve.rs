@@ -8,7 +8,7 @@ use std::time::Duration;
 use access::client::Meant;
 use access::listener::{self, Connection};
 use access::tls::{self, ClientTls, ServerTls};
-use access::{AccessLayer, Target};
+use access::{AccessLayer, Authority, Target};
 use anyhow::Context as _;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
@@ -30,6 +30,7 @@ use crate::container::{ApptainerRuntime, ApptainerTool, ContainerError, Containe
 use crate::credit::{Credit, GrpcCredit};
 use crate::finish;
 use crate::freezer::FrozenMemory;
+use crate::http::{self, Pages};
 use crate::image::{ImageTool, Images};
 use crate::intake::{self, Registry};
 use crate::journal::Journal;
@@ -114,17 +115,31 @@ fn with_hint(err: ContainerError) -> anyhow::Error {
     }
 }
 
+/// Where the node is asked.
+pub struct Listeners {
+    pub grpc: TcpListener,
+    /// Where it tells of itself, if it does.
+    pub http: Option<TcpListener>,
+}
+
+impl From<TcpListener> for Listeners {
+    fn from(grpc: TcpListener) -> Self {
+        Self { grpc, http: None }
+    }
+}
+
 /// Serves until `shutdown`; then stops what runs, gives it back to the queue, and returns.
 pub async fn run(
     config: Config,
     edges: Edges,
-    listener: TcpListener,
+    listeners: impl Into<Listeners>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     config.validate().context("the configuration is not valid")?;
-    tls::check_listen(listener.local_addr()?, config.tls.as_ref())?;
+    let Listeners { grpc, http } = listeners.into();
+    tls::check_listen(grpc.local_addr()?, config.tls.as_ref())?;
     let tls = config.tls.as_ref().map(ServerTls::server).transpose()?;
-    let connections = listener::connections(listener, tls.map(Arc::new));
+    let connections = listener::connections(grpc, tls.map(Arc::new));
     service_kit::metrics::start(
         config.metrics_listen,
         "container-manager",
@@ -206,12 +221,32 @@ pub async fn run(
             metrics::survey(surveyed.clone(), served.clone(), shutdown)
         });
     }
-    let (api_node, api_registry) = (node.clone(), registry.clone());
-    let mut connections = Some(connections);
+    let api = Api::new(node.clone(), registry.clone());
+    let authority: Arc<dyn Authority> = Arc::new(CreditAuthority::new(node.credit.clone()));
+    if let Some(listener) = http {
+        info!(address = %listener.local_addr()?, "telling of this node over HTTP");
+        let pages = Pages {
+            node: node.clone(),
+            api: api.clone(),
+            authority: authority.clone(),
+            draining: shutdown.clone(),
+        };
+        let mut serving = Some((listener, pages));
+        // With the meters, so that it can be asked how a drain goes.
+        meters.spawn("http", OnExit::Shutdown, move |shutdown| {
+            let serving = serving.take();
+            async move {
+                let (listener, pages) = serving.context("HTTP was started twice")?;
+                anyhow::Ok(http::serve(listener, pages, shutdown).await?)
+            }
+        });
+    }
+    let (reflection, mut connections) = (node.config.reflection, Some(connections));
     supervisor.spawn("api", OnExit::Shutdown, move |shutdown| {
         serve_api(
-            api_node.clone(),
-            api_registry.clone(),
+            api.clone(),
+            authority.clone(),
+            reflection,
             connections.take(),
             shutdown,
         )
@@ -282,15 +317,16 @@ async fn recorder(config: &Config) -> anyhow::Result<(Recorder, Option<JoinHandl
 }
 
 async fn serve_api(
-    node: Arc<Node>,
-    registry: Arc<Registry>,
+    api: Api,
+    authority: Arc<dyn Authority>,
+    reflection: bool,
     connections: Option<ReceiverStream<io::Result<Connection>>>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let connections = connections.context("the API was started twice")?;
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<ContainerServiceServer<Api>>().await;
-    let reflection = node.config.reflection.then(|| {
+    let reflection = reflection.then(|| {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
             .build_v1()
@@ -298,12 +334,11 @@ async fn serve_api(
     let reflection = reflection
         .transpose()
         .context("the services' descriptors are broken")?;
-    let authority = Arc::new(CreditAuthority::new(node.credit.clone()));
     tonic::transport::Server::builder()
         .layer(AccessLayer::new(authority))
         .add_service(health_service)
         .add_optional_service(reflection)
-        .add_service(ContainerServiceServer::new(Api::new(node, registry)))
+        .add_service(ContainerServiceServer::new(api))
         .serve_with_incoming_shutdown(connections, shutdown.cancelled_owned())
         .await
         .map_err(|err| anyhow::anyhow!("the gRPC server failed: {}", Chain(&err)))

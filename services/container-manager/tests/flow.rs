@@ -20,7 +20,7 @@ use container_manager::layout::TaskKey;
 use container_manager::recording::{self, Entry, Record, TaskOutcome};
 use container_manager::store::fake::FakeStore;
 use container_manager::task::Verdict;
-use container_manager::{Config, Edges};
+use container_manager::{Config, Edges, Listeners};
 use futures::StreamExt as _;
 use proto::container::v1::container_service_client::ContainerServiceClient;
 use proto::container::v1::invoke_response::Event;
@@ -30,7 +30,8 @@ use proto::container::v1::{
 };
 use service_kit::SystemClock;
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
 use tonic::service::Interceptor;
@@ -94,6 +95,7 @@ struct World {
     runtime: Arc<FakeRuntime>,
     shutdown: CancellationToken,
     address: SocketAddr,
+    http: SocketAddr,
     served: Option<tokio::task::JoinHandle<anyhow::Result<()>>>,
 }
 
@@ -114,6 +116,7 @@ impl World {
             runtime: Arc::default(),
             shutdown: CancellationToken::new(),
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            http: SocketAddr::from(([127, 0, 0, 1], 0)),
             served: None,
         };
         world.store.create_bucket(BUCKET);
@@ -139,13 +142,16 @@ impl World {
             clock: Arc::new(SystemClock),
             hints: futures::stream::pending().boxed(),
         };
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        self.address = listener.local_addr().unwrap();
+        let grpc = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let http = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        self.address = grpc.local_addr().unwrap();
+        self.http = http.local_addr().unwrap();
+        let http = Some(http);
         self.shutdown = CancellationToken::new();
         self.served = Some(tokio::spawn(container_manager::run(
             config,
             edges,
-            listener,
+            Listeners { grpc, http },
             self.shutdown.clone(),
         )));
         self
@@ -161,6 +167,31 @@ impl World {
         let url = format!("http://{}", self.address);
         let channel = Endpoint::from_shared(url).unwrap().connect_lazy();
         ContainerServiceClient::with_interceptor(channel, Bearer(token))
+    }
+
+    /// A page of the node: its status and what it says.
+    async fn page(&self, path: &str, token: Option<&str>) -> (u16, serde_json::Value) {
+        let token = token.map_or_else(String::new, |token| format!("Authorization: Bearer {token}\r\n"));
+        // The older version, in which a body comes in one piece.
+        let request = format!("GET {path} HTTP/1.0\r\n{token}\r\n");
+        let mut stream = TcpStream::connect(self.http).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).await.unwrap();
+        let (head, body) = reply.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, serde_json::from_str(body).unwrap())
+    }
+
+    /// Waits until the node's check of its host says so.
+    async fn until_checked(&self, expected: (u16, serde_json::Value)) {
+        let wait = async {
+            while self.page("/status/check/host", None).await != expected {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let waited = tokio::time::timeout(DEADLINE, wait).await;
+        assert!(waited.is_ok(), "not within {DEADLINE:?}: {expected:?}");
     }
 
     async fn notify(&self) {
@@ -1483,5 +1514,113 @@ async fn as_many_tasks_overlap_as_the_function_asks_for() {
         world.until_there(&format!("output/{task}")).await;
     }
     assert_eq!(world.runtime.containers().len(), 1);
+    world.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn running_work_is_for_operators_and_finished_work_for_anybody() {
+    let world = World::with_script("sleep 0.3").await;
+    let (running, finished) = ("/about/executions", "/about/executions/records");
+    world.credit.set_token(OPERATOR, Some(Caller::Operator));
+    let alice = Caller::User("alice".parse().unwrap());
+    world.credit.set_token("alice", Some(alice));
+    world.put("input/a secret name", "");
+    world.until_metered().await;
+    let (status, tasks) = world.page(running, Some(OPERATOR)).await;
+    assert_eq!(
+        (status, &tasks[0]["task"]),
+        (200, &"a secret name".into()),
+        "{tasks}"
+    );
+    assert_eq!(world.page(finished, None).await, (200, serde_json::json!([])));
+
+    world.until_there("output/a secret name").await;
+    world
+        .until("nothing under way", |world| {
+            world.credit.live_sessions().is_empty()
+        })
+        .await;
+    for (token, expected) in [(None, 401), (Some("guessed"), 401), (Some("alice"), 403)] {
+        let (status, told) = world.page(running, token).await;
+        assert_eq!(status, expected, "{told}");
+        assert!(told["error"].is_string(), "{told}");
+    }
+    let (status, records) = world.page(finished, None).await;
+    assert_eq!(
+        (status, &records[0]["succeeded"]),
+        (200, &true.into()),
+        "{records}"
+    );
+    let text = records.to_string();
+    assert!(
+        !text.contains("secret") && !text.contains("alice") && !text.contains(BUCKET),
+        "{text}"
+    );
+    world.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_broken_is_named_and_nothing_else_is_told() {
+    let world = World::with_script("").await;
+    let broken = |name: &str| (503, serde_json::json!({ "error": format!("broken: {name}") }));
+    world.store.fail_next(u32::MAX);
+    world.until_checked(broken("store")).await;
+    world.store.fail_next(0);
+    world.credit.set_down(true);
+    world.until_checked(broken("credit-manager")).await;
+    world.credit.set_down(false);
+    world.cgroups.fail_next(1);
+    world.until_checked(broken("cgroups")).await;
+    world.runtime.refuse_next_start("no");
+    world.until_checked(broken("apptainer")).await;
+    let state_dir = world.state.path();
+    let aside = state_dir.with_extension("aside");
+    std::fs::rename(state_dir, &aside).unwrap();
+    world.store.fail_next(u32::MAX);
+    world.until_checked(broken("apptainer, store, disk")).await;
+    std::fs::rename(&aside, state_dir).unwrap();
+    world.store.fail_next(0);
+    world.runtime.accept_starts();
+    let probes = [
+        "kernel",
+        "cgroups",
+        "apptainer",
+        "store",
+        "credit-manager",
+        "disk",
+    ];
+    world
+        .until_checked((200, serde_json::json!({ "works": probes })))
+        .await;
+    world.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_tells_what_it_is_and_has_to_anybody() {
+    let world = World::with_config("", "capacity_millicores = 1500\nmemory_capacity_mib = 8192").await;
+    let (status, told) = world.page("/status", None).await;
+    assert_eq!(
+        (status, &told["node"], &told["state"]),
+        (200, &"n1".into(), &"active".into())
+    );
+    let (status, told) = world.page("/about/capacity", None).await;
+    assert_eq!(
+        (status, &told["registered"]["cpu_millicores"]),
+        (200, &1500.into())
+    );
+    assert_eq!(
+        (&told["free"]["memory_mib"], &told["compute_units"]["free"]),
+        (&8192.into(), &1.into())
+    );
+    for page in ["/about/usage/system", "/about/capability"] {
+        let (status, told) = world.page(page, None).await;
+        assert!(status == 200 && told["cpu"]["count"].as_u64() > Some(0), "{told}");
+        assert!(!told.to_string().contains("null"), "{told}");
+    }
+    let (status, told) = world.page("/about/nothing", None).await;
+    assert_eq!(
+        (status, told),
+        (404, serde_json::json!({ "error": "there is no such page" }))
+    );
     world.stopped().await;
 }

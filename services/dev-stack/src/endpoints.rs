@@ -27,6 +27,8 @@ pub struct Endpoints {
     pub container_url: String,
     /// For a browser on this machine, with the key that lets it in. Absent where none is served.
     pub dashboard_url: Option<String>,
+    /// What the node tells of itself over HTTP. Absent where it does not.
+    pub node_url: Option<String>,
     /// A token that opens everything, until the stack stops.
     pub operator_token_file: PathBuf,
     /// Whom to believe where the addresses are `https://…`.
@@ -127,6 +129,7 @@ mod tests {
             credit_url: "http://127.0.0.1:7402".to_owned(),
             container_url: "http://127.0.0.1:7403".to_owned(),
             dashboard_url: None,
+            node_url: None,
             operator_token_file: data_dir.join("credit-manager/operator-token"),
             ca_file: None,
             dev_chain: None,

@@ -26,6 +26,8 @@ pub struct Ports {
     pub chain: Port,
     /// The dashboard's HTTP.
     pub dashboard: Port,
+    /// What the node tells of itself over HTTP.
+    pub node: Port,
 }
 
 impl Ports {
@@ -36,6 +38,7 @@ impl Ports {
         credit: Port::Exactly(0),
         chain: Port::Exactly(0),
         dashboard: Port::Exactly(0),
+        node: Port::Exactly(0),
     };
 }
 
@@ -48,6 +51,7 @@ impl Default for Ports {
             credit: Port::Preferably(7402),
             chain: Port::Preferably(7401),
             dashboard: Port::Preferably(7404),
+            node: Port::Preferably(7407),
         }
     }
 }

@@ -12,6 +12,7 @@ use access::{Target, book};
 use anyhow::{Context as _, bail, ensure};
 use backon::{ConstantBuilder, Retryable as _};
 use chain::{Chain, ChainConfig};
+use container_manager::Listeners;
 use container_manager::cgroup::KernelCpuController;
 use container_manager::cgroup::hierarchy::Hierarchies;
 use container_manager::scaler::ScalerConfig;
@@ -168,6 +169,7 @@ async fn start(config: &UpConfig, services: &mut Services) -> anyhow::Result<End
     let credit = Listening::on(ports.credit.listen().await?)?;
     let container = Listening::on(ports.container.listen().await?)?;
     let dashboard = Listening::on(ports.dashboard.listen().await?)?;
+    let node_http = Listening::on(ports.node.listen().await?)?;
 
     let key = dashboard::Key::random().context("failed to make a key for the dashboard")?;
     let keys = Keys::read_or_make(data_dir)?;
@@ -180,6 +182,7 @@ async fn start(config: &UpConfig, services: &mut Services) -> anyhow::Result<End
         credit_url: credit.url(scheme),
         container_url: container.url(scheme),
         dashboard_url: Some(key.address(dashboard.address)),
+        node_url: Some(node_http.url("http")),
         operator_token_file: settings::credit_folder(data_dir).join(book::OPERATOR_TOKEN),
         ca_file: pki.as_ref().map(Pki::ca_file),
         dev_chain: Some(DevChainEndpoint {
@@ -211,9 +214,13 @@ async fn start(config: &UpConfig, services: &mut Services) -> anyhow::Result<End
 
     let container_config =
         settings::container_manager(config, &endpoints, &keys, pki.as_ref(), container.address)?;
+    let listeners = Listeners {
+        grpc: container.listener,
+        http: Some(node_http.listener),
+    };
     services.spawn("container-manager", |stop| async move {
         let tree = container_config.cgroup_tree.clone();
-        let ran = run_node(container_config, container.listener, stop).await;
+        let ran = run_node(container_config, listeners, stop).await;
         // The tree has this stack's name, so nobody else would ever remove it.
         let removed = remove_cgroups(&tree).await;
         ran.and(removed)
@@ -296,11 +303,11 @@ fn open_chain(config: &UpConfig, keys: &Keys) -> anyhow::Result<Chain> {
 
 async fn run_node(
     config: container_manager::Config,
-    listener: TcpListener,
+    listeners: Listeners,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let edges = container_manager::Edges::real(&config).await?;
-    container_manager::run(config, edges, listener, stop).await
+    container_manager::run(config, edges, listeners, stop).await
 }
 
 async fn remove_cgroups(tree: &Path) -> anyhow::Result<()> {

@@ -119,6 +119,32 @@ impl Task {
     }
 }
 
+/// An attempt that is over, without the names of what it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Record {
+    pub task_id: String,
+    pub attempt: u32,
+    pub started_at_ms: Timestamp,
+    pub ended_at_ms: Timestamp,
+    pub succeeded: bool,
+    pub cpu_time_us: CpuTime,
+    pub amount: Amount,
+}
+
+impl From<container::Record> for Record {
+    fn from(record: container::Record) -> Self {
+        Self {
+            task_id: record.task_id,
+            attempt: record.attempt,
+            started_at_ms: Timestamp::from_unix_ms(record.started_at_ms),
+            ended_at_ms: Timestamp::from_unix_ms(record.ended_at_ms),
+            succeeded: record.succeeded,
+            cpu_time_us: CpuTime::from_micros(record.cpu_time_us),
+            amount: Amount::from_halfords(record.amount_halfords),
+        }
+    }
+}
+
 /// What a node wrote to a function's `status/error.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {

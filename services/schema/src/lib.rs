@@ -8,7 +8,7 @@ mod container;
 mod credit;
 mod time;
 
-pub use container::{Attempt, Container, Problem, Task};
+pub use container::{Attempt, Container, Problem, Record, Task};
 pub use credit::{Entry, Function, Session, Transfer, User, Withdrawal};
 pub use time::Rfc3339;
 

@@ -31,6 +31,9 @@ pub(crate) struct UpArgs {
     /// The dashboard's port; 0 for any [default: 7404, or any]
     #[arg(long, value_name = "PORT")]
     dashboard_port: Option<u16>,
+    /// The port where the node tells of itself over HTTP; 0 for any [default: 7407, or any]
+    #[arg(long, value_name = "PORT")]
+    node_port: Option<u16>,
     /// Show metrics for Prometheus at /metrics on this port; 0 for any, which the log then tells
     #[arg(long, value_name = "PORT")]
     metrics_port: Option<u16>,
@@ -68,6 +71,7 @@ impl UpArgs {
                 credit: port(self.credit_port, usual.credit),
                 chain: port(self.chain_port, usual.chain),
                 dashboard: port(self.dashboard_port, usual.dashboard),
+                node: port(self.node_port, usual.node),
             },
             block_interval: (self.block_interval_ms > 0)
                 .then(|| Duration::from_millis(self.block_interval_ms)),
@@ -102,6 +106,7 @@ impl Show for Ready {
             credit_url,
             container_url,
             dashboard_url,
+            node_url,
             operator_token_file,
             ca_file: _,
             dev_chain,
@@ -118,6 +123,7 @@ impl Show for Ready {
             ("operator's token", operator_token_file.display().to_string()),
             ("development chain", chain),
             ("dashboard", dashboard_url.clone().unwrap_or_default()),
+            ("node", node_url.clone().unwrap_or_default()),
             ("data", data_dir.display().to_string()),
         ])
     }

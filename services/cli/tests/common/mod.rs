@@ -50,6 +50,7 @@ pub fn up(data_dir: &Path) -> Command {
         "--credit-port",
         "--chain-port",
         "--dashboard-port",
+        "--node-port",
     ] {
         command.args([port, "0"]);
     }

@@ -189,6 +189,10 @@ fn add(a: CpuUsage, b: CpuUsage) -> CpuUsage {
 
 #[async_trait]
 impl CpuController for FakeCpuController {
+    async fn check(&self) -> Result<(), CgroupError> {
+        self.call(|_state| Ok(()))
+    }
+
     fn create_container(
         &self,
         id: ContainerId,

@@ -19,6 +19,8 @@ use super::{
 };
 
 const RUNNER: &str = "runner";
+/// No container's id.
+const CHECK: &str = "check";
 
 /// The machine's control groups.
 #[derive(Clone, Debug)]
@@ -68,6 +70,12 @@ impl KernelCpuController {
 
 #[async_trait]
 impl CpuController for KernelCpuController {
+    async fn check(&self) -> Result<(), CgroupError> {
+        let group = self.tree.child(CHECK);
+        group.create()?;
+        group.remove().await
+    }
+
     fn create_container(
         &self,
         id: ContainerId,

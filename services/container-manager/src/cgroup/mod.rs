@@ -186,6 +186,9 @@ pub struct LimitEvents {
 /// The kernel's control groups, as one tree of ours.
 #[async_trait]
 pub trait CpuController: Send + Sync + 'static {
+    /// Errors unless groups can be made and removed. Leaves none.
+    async fn check(&self) -> Result<(), CgroupError>;
+
     /// Makes the container's groups and limits them. Called twice it sets the limits again and the counters go on.
     /// After `Err` a part of them may be there; [`destroy_container`](Self::destroy_container) takes it away.
     fn create_container(

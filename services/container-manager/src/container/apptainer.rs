@@ -151,6 +151,10 @@ impl ApptainerRuntime {
 
 #[async_trait]
 impl ContainerRuntime for ApptainerRuntime {
+    async fn check(&self) -> Result<(), ContainerError> {
+        ApptainerTool::find(Some(self.tool.path())).await.map(|_tool| ())
+    }
+
     async fn start(&self, spec: ContainerSpec) -> Result<Arc<dyn Container>, ContainerError> {
         let disk = |path: &Path| {
             let path = path.to_owned();

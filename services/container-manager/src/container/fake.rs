@@ -37,6 +37,11 @@ impl FakeRuntime {
         *lock(&self.refusal) = Some(said.to_owned());
     }
 
+    /// Nothing is refused any more.
+    pub fn accept_starts(&self) {
+        *lock(&self.refusal) = None;
+    }
+
     /// The containers that are alive.
     pub fn containers(&self) -> Vec<Arc<FakeContainer>> {
         lock(&self.containers)
@@ -57,6 +62,13 @@ impl FakeRuntime {
 
 #[async_trait]
 impl ContainerRuntime for FakeRuntime {
+    async fn check(&self) -> Result<(), ContainerError> {
+        match lock(&self.refusal).clone() {
+            Some(said) => Err(ContainerError::NotStarted { said }),
+            None => Ok(()),
+        }
+    }
+
     async fn start(&self, spec: ContainerSpec) -> Result<Arc<dyn Container>, ContainerError> {
         if let Some(said) = lock(&self.refusal).take() {
             return Err(ContainerError::NotStarted { said });

@@ -70,6 +70,9 @@ pub type Place<'a> = &'a (dyn Fn(Pid) -> io::Result<()> + Send + Sync);
 
 #[async_trait]
 pub trait ContainerRuntime: Send + Sync + 'static {
+    /// Errors unless the program that runs containers is there and can be trusted.
+    async fn check(&self) -> Result<(), ContainerError>;
+
     /// Starts a container. `Ok`: its runner has answered and it outlives this process. `Err`: nothing of it runs, its
     /// folder stays. Given up while starting: what runs is in the cgroup of `launcher_procs`.
     async fn start(&self, spec: ContainerSpec) -> Result<Arc<dyn Container>, ContainerError>;

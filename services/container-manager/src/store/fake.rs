@@ -171,6 +171,13 @@ impl Inner {
 
 #[async_trait]
 impl ObjectStore for FakeStore {
+    async fn check(&self) -> Result<(), StoreError> {
+        if self.lock().failures > 0 {
+            return Err(unreachable());
+        }
+        Ok(())
+    }
+
     async fn list(
         &self,
         bucket: &str,

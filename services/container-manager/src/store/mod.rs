@@ -63,6 +63,9 @@ pub enum Copied {
 /// An S3 bucket store. Every call may be repeated.
 #[async_trait]
 pub trait ObjectStore: Send + Sync + 'static {
+    /// Errors unless the store answers and takes our credentials.
+    async fn check(&self) -> Result<(), StoreError>;
+
     /// At most `max` objects below `prefix` after the key `after`, in byte order of their keys.
     async fn list(
         &self,

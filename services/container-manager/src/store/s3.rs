@@ -92,14 +92,6 @@ impl S3Store {
         }
     }
 
-    /// Checks that the store answers and takes our credentials.
-    pub async fn check(&self) -> Result<(), StoreError> {
-        match self.client.list_buckets().send().await {
-            Ok(_) => Ok(()),
-            Err(err) => Err(self.error("*", "", err)),
-        }
-    }
-
     /// Functions whose bucket has news, where the store tells of them and `config` asks for it.
     pub fn news(&self, config: &StoreConfig) -> BoxStream<'static, FunctionName> {
         match &config.endpoint {
@@ -240,6 +232,13 @@ impl S3Store {
 
 #[async_trait]
 impl ObjectStore for S3Store {
+    async fn check(&self) -> Result<(), StoreError> {
+        match self.client.list_buckets().send().await {
+            Ok(_) => Ok(()),
+            Err(err) => Err(self.error("*", "", err)),
+        }
+    }
+
     async fn list(
         &self,
         bucket: &str,

@@ -30,6 +30,7 @@ async fn ports(ports: Ports) -> Finding {
         ("credit", ports.credit),
         ("container", ports.container),
         ("dashboard", ports.dashboard),
+        ("node", ports.node),
     ] {
         let (Port::Exactly(port) | Port::Preferably(port)) = port;
         if Port::Exactly(port).listen().await.is_err() {

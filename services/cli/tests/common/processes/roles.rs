@@ -134,6 +134,7 @@ pub(crate) fn configure(folder: &Path, network: &Network, terms: &Terms) {
         credit_url: format!("http://{}", network.credit),
         container_url: format!("http://{}", network.nodes[0]),
         dashboard_url: None,
+        node_url: None,
         operator_token_file: folder.join("credit").join(book::OPERATOR_TOKEN),
         ca_file: None,
         dev_chain: Some(DevChainEndpoint {
