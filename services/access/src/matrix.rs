@@ -100,6 +100,9 @@ pub const MATRIX: &[Row] = matrix! {
         GetNode: [Operator, Auditor, User, Node, Anyone] own [];
         ListQueues: [Operator, Auditor] own [User];
         GetReceipt: [Operator, Auditor] own [User];
+        ReserveCapacity: [Operator] own [User];
+        ReleaseReservation: [Operator] own [User];
+        ListReservations: [Operator, Auditor] own [User];
         ListSettings: [Operator, Auditor] own [];
         SetSetting: [Operator] own [];
     }

@@ -1,5 +1,7 @@
 //! gRPC for people's tools: tasks, containers, logs, hints. The one place where errors become status codes.
 
+mod reservations;
+
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::pin::Pin;
@@ -421,6 +423,27 @@ impl ContainerService for Api {
             Ok(None) | Err(StoreError::NoSuchBucket { .. }) => Err(no_receipt()),
             Err(err) => Err(Status::unavailable(service_kit::Chain(&err).to_string())),
         }
+    }
+
+    async fn reserve_capacity(
+        &self,
+        request: Request<wire::ReserveCapacityRequest>,
+    ) -> Result<Response<wire::ReserveCapacityResponse>, Status> {
+        self.reserve(request).await
+    }
+
+    async fn release_reservation(
+        &self,
+        request: Request<wire::ReleaseReservationRequest>,
+    ) -> Result<Response<wire::ReleaseReservationResponse>, Status> {
+        self.release(request).await
+    }
+
+    async fn list_reservations(
+        &self,
+        request: Request<wire::ListReservationsRequest>,
+    ) -> Result<Response<wire::ListReservationsResponse>, Status> {
+        self.reservations(&request)
     }
 
     async fn list_settings(

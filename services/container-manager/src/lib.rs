@@ -6,7 +6,7 @@
 //! |---|---|
 //! | a user drops an object; the function's loop lists it, now and then or when told | [`intake`], [`store`], [`webhook`], [`event_message`], [`function_loop`], [`queue`] |
 //! | it is read, while others run; a session makes it this node's task | [`ahead`], [`claim`] |
-//! | a container is there, or is started from the function's image | [`workplace`], [`warm`], [`spare`], [`memory`], [`image`], [`staging`], [`container`] |
+//! | a container is there, or is started from the function's image | [`workplace`], [`warm`], [`spare`], [`memory`], [`reservation`], [`image`], [`staging`], [`container`] |
 //! | it moves to `processing/`, and the script runs in a cgroup of its own | [`start`], [`attempt`], [`task`], [`cgroup`] |
 //! | its CPU time is read, its grant enforced, its limit scaled, its total reported | [`meter`], [`restriction`], [`scaler`] |
 //! | or it may never run: it goes to `failed/` | [`park`] |
@@ -18,6 +18,7 @@
 //! | what the user has to know is said under `status/` | [`bulletin`], [`balance`], [`problem`] |
 //! | somebody waits for one task and what it leaves | [`invoke`] |
 //! | an operator changes how containers are scaled | [`settings`] |
+//! | what the node has, and what of it is allocated, promised and free | [`capacity`] |
 //! | whoever looks for a node, watches it or runs it asks over HTTP | [`http`] |
 //! | what happens is written down, for the laboratory | [`recorder`], [`recording`] |
 //! | after a crash, the journal tells where to go on | [`journal`], [`recover`] |
@@ -27,6 +28,7 @@ pub mod api;
 pub mod attempt;
 pub mod balance;
 pub mod bulletin;
+pub mod capacity;
 pub mod cgroup;
 pub mod chain;
 pub mod claim;
@@ -56,6 +58,7 @@ pub mod quote;
 pub mod recorder;
 pub mod recording;
 pub mod recover;
+pub mod reservation;
 pub mod restriction;
 pub mod results;
 pub mod scaler;

@@ -15,13 +15,15 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use units::UserName;
 
+use crate::reservation::Reservations;
+
 /// The memory that a node gives to containers.
 #[derive(Debug)]
 pub struct NodeMemory(Arc<Mutex<Books>>);
 
 /// Given back when dropped.
 #[derive(Debug)]
-pub struct Reservation {
+pub struct MemoryLease {
     id: u64,
     books: Arc<Mutex<Books>>,
 }
@@ -60,7 +62,13 @@ impl NodeMemory {
             held: BTreeMap::new(),
             line: BTreeMap::new(),
             last_id: 0,
+            reservations: None,
         })))
+    }
+
+    /// Keeps free what is promised to others.
+    pub fn honour(&self, reservations: Arc<Reservations>) {
+        lock(&self.0).reservations = Some(reservations);
     }
 
     pub fn capacity_mib(&self) -> u64 {
@@ -75,6 +83,33 @@ impl NodeMemory {
         lock(&self.0).free_mib()
     }
 
+    /// What containers hold, and what those hold that are only starting, while neither changes.
+    pub fn while_held<T>(&self, act: impl FnOnce(u64, u64) -> T) -> T {
+        let books = lock(&self.0);
+        let sum = |is_up: bool| {
+            let held = books.held.values().filter(|held| held.is_up == is_up);
+            held.map(|held| held.mib).fold(0, u64::saturating_add)
+        };
+        act(sum(true), sum(false))
+    }
+
+    /// Calls who may start now that something was given back which is not a container's.
+    pub fn call_next(&self) {
+        lock(&self.0).call_next();
+    }
+
+    /// Sets memory aside that was promised to `user`, past the line; `None` if nothing that will do was.
+    pub fn take_promised(&self, user: &UserName, mib: u64) -> Option<MemoryLease> {
+        let mut books = lock(&self.0);
+        books.reservations.as_ref()?.commit_any(user, mib)?;
+        let id = books.hold(user.clone(), mib, false);
+        books.call_next();
+        Some(MemoryLease {
+            id,
+            books: self.0.clone(),
+        })
+    }
+
     /// Sets memory aside for a container of `user` that is about to start. Who gets none has a `place` in line from then on,
     /// unless it would never fit, and asks again at its [turn](PlaceInLine::turn); who gets some has left the line.
     pub fn reserve(
@@ -82,11 +117,11 @@ impl NodeMemory {
         user: &UserName,
         mib: u64,
         place: &mut Option<PlaceInLine>,
-    ) -> Result<Reservation, NoMemory> {
+    ) -> Result<MemoryLease, NoMemory> {
         let standing = place.take().unwrap_or_else(|| self.stand(user, mib));
         let reserved = lock(&self.0).reserve(standing.id, mib);
         match reserved {
-            Ok(id) => Ok(Reservation {
+            Ok(id) => Ok(MemoryLease {
                 id,
                 books: self.0.clone(),
             }),
@@ -115,10 +150,10 @@ impl NodeMemory {
     }
 
     /// The memory of a container that runs, whether it fits or not.
-    pub fn adopt(&self, user: &UserName, mib: u64) -> Reservation {
+    pub fn adopt(&self, user: &UserName, mib: u64) -> MemoryLease {
         let mut books = lock(&self.0);
-        Reservation {
-            id: books.hold(user.clone(), mib),
+        MemoryLease {
+            id: books.hold(user.clone(), mib, true),
             books: self.0.clone(),
         }
     }
@@ -127,7 +162,14 @@ impl NodeMemory {
 impl PlaceInLine {
     /// Returns when there may be room for who stands here.
     pub async fn turn(&self) {
-        self.turn.notified().await;
+        let expires_in = || lock(&self.books).reservations.as_ref()?.next_expiry();
+        match expires_in() {
+            // A promise that ends calls nobody.
+            Some(expires_in) => {
+                let _came_or_expired = tokio::time::timeout(expires_in, self.turn.notified()).await;
+            }
+            None => self.turn.notified().await,
+        }
     }
 }
 
@@ -139,9 +181,16 @@ impl Drop for PlaceInLine {
     }
 }
 
-impl Reservation {
+impl MemoryLease {
     pub fn mib(&self) -> u64 {
         lock(&self.books).held_by(self.id)
+    }
+
+    /// The container has started.
+    pub fn commit(&self) {
+        if let Some(held) = lock(&self.books).held.get_mut(&self.id) {
+            held.is_up = true;
+        }
     }
 
     /// Sets aside so much instead. Errors, and stays as it was, if that is more than the node has; less never fails.
@@ -168,7 +217,7 @@ impl Reservation {
     }
 }
 
-impl Drop for Reservation {
+impl Drop for MemoryLease {
     fn drop(&mut self) {
         let mut books = lock(&self.books);
         books.held.remove(&self.id);
@@ -184,6 +233,8 @@ struct Books {
     held: BTreeMap<u64, Held>,
     line: BTreeMap<u64, Waiting>,
     last_id: u64,
+    /// Promised to others.
+    reservations: Option<Arc<Reservations>>,
 }
 
 #[derive(Debug)]
@@ -191,6 +242,8 @@ struct Held {
     user: UserName,
     mib: u64,
     since: Instant,
+    /// The container runs, and is not only about to.
+    is_up: bool,
 }
 
 #[derive(Debug)]
@@ -206,10 +259,16 @@ impl Books {
         self.last_id
     }
 
-    fn hold(&mut self, user: UserName, mib: u64) -> u64 {
+    fn hold(&mut self, user: UserName, mib: u64, is_up: bool) -> u64 {
         let id = self.new_id();
         let since = Instant::now();
-        self.held.insert(id, Held { user, mib, since });
+        let held = Held {
+            user,
+            mib,
+            since,
+            is_up,
+        };
+        self.held.insert(id, held);
         id
     }
 
@@ -221,7 +280,11 @@ impl Books {
     }
 
     fn free_mib(&self) -> u64 {
-        self.capacity_mib.saturating_sub(self.reserved_mib())
+        let promised = self.reservations.as_ref();
+        let promised = promised.map_or(0, |promised| promised.reserved().memory_mib);
+        self.capacity_mib
+            .saturating_sub(self.reserved_mib())
+            .saturating_sub(promised)
     }
 
     fn held_by(&self, id: u64) -> u64 {
@@ -243,7 +306,7 @@ impl Books {
             && mib <= self.free_mib()
             && let Some(waiting) = self.line.remove(&place)
         {
-            return Ok(self.hold(waiting.user, mib));
+            return Ok(self.hold(waiting.user, mib, false));
         }
         Err(self.no_memory(mib, self.free_mib()))
     }
@@ -339,7 +402,7 @@ mod tests {
         name.parse().unwrap()
     }
 
-    fn reserve(memory: &NodeMemory, mib: u64) -> Result<Reservation, NoMemory> {
+    fn reserve(memory: &NodeMemory, mib: u64) -> Result<MemoryLease, NoMemory> {
         memory.reserve(&user("ann"), mib, &mut None)
     }
 
@@ -418,7 +481,7 @@ mod tests {
         tokio::time::advance(Duration::from_secs(1)).await;
         let (oldest, newest) = (memory.adopt(&ann, 300), memory.adopt(&ann, 300));
         let mut place = None;
-        let yielding = || [&bobs, &oldest, &newest].map(Reservation::is_to_yield);
+        let yielding = || [&bobs, &oldest, &newest].map(MemoryLease::is_to_yield);
         assert_eq!(yielding(), [false; 3], "nobody waits");
         memory.reserve(&eve, 350, &mut place).unwrap_err();
         assert!(bobs.is_wanted());

@@ -8,7 +8,7 @@ mod live;
 mod memory;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -25,10 +25,11 @@ use units::{
 use crate::cgroup::{CgroupError, ContainerGroup, CpuStat, TaskGroup};
 use crate::credit::{Credit, CreditError, SessionState, Usage};
 use crate::journal::JournalError;
-use crate::memory::Reservation;
+use crate::memory::MemoryLease;
 use crate::metrics::METRICS;
 use crate::recorder::Recorder;
 use crate::recording::Record;
+use crate::reservation::Reservations;
 use crate::scaler::headroom::{self, Demand};
 use crate::scaler::{PolicyName, ScalerConfig, Wishes};
 use crate::task::Licence;
@@ -149,6 +150,7 @@ pub struct Meter {
     orphan: Duration,
     scaler: Mutex<ScalerConfig>,
     live: Mutex<BTreeMap<ContainerId, LiveContainer>>,
+    reservations: OnceLock<Arc<Reservations>>,
     wake: Notify,
     report_now: Notify,
 }
@@ -176,6 +178,7 @@ impl Meter {
             orphan,
             scaler: Mutex::new(scaler),
             live: Mutex::default(),
+            reservations: OnceLock::new(),
             wake: Notify::new(),
             report_now: Notify::new(),
         })
@@ -184,6 +187,21 @@ impl Meter {
     /// The node's capacity.
     pub fn capacity(&self) -> MilliCores {
         self.capacity
+    }
+
+    /// Lets containers have no CPU that is promised to others.
+    pub fn honour(&self, reservations: Arc<Reservations>) {
+        let _once = self.reservations.set(reservations);
+    }
+
+    /// What containers may have together, and what they have, while neither changes.
+    pub fn while_allocated<T>(&self, act: impl FnOnce(MilliCores, MilliCores) -> T) -> T {
+        let live = self.live();
+        let allocatable = self.scaler().allocatable(self.capacity);
+        act(
+            allocatable,
+            live.values().map(|container| container.allocation).sum(),
+        )
     }
 
     /// Takes charge of a new container, in which nothing may run before. When this returns it has its part of the node, and
@@ -225,7 +243,7 @@ impl Meter {
     }
 
     /// Lets a container's memory follow what it uses, where the rules say so, up to what is set aside for it now.
-    pub fn lend_memory(&self, container: ContainerId, reservation: Arc<Reservation>) {
+    pub fn lend_memory(&self, container: ContainerId, reservation: Arc<MemoryLease>) {
         if let Some(container) = self.live().get_mut(&container) {
             container.memory = Some(LiveMemory::new(reservation));
         }
@@ -561,7 +579,9 @@ impl Meter {
                 restricted: container.restriction > Restriction::None,
             })
             .collect();
-        let allocatable = self.scaler().allocatable(self.capacity);
+        let promised = self.reservations.get();
+        let promised = promised.map_or(MilliCores::ZERO, |promised| promised.reserved().cpu);
+        let allocatable = self.scaler().allocatable(self.capacity).saturating_sub(promised);
         for change in headroom::plan(allocatable, &demands) {
             let Some(container) = live.get_mut(&change.container) else {
                 continue;

@@ -21,6 +21,7 @@ use crate::memory::NodeMemory;
 use crate::meter::Meter;
 use crate::problem::Problems;
 use crate::recorder::Recorder;
+use crate::reservation::Reservations;
 use crate::scaler::Wishes;
 use crate::settings::{Settable, Settings};
 use crate::spare::Spares;
@@ -47,6 +48,8 @@ pub struct Node {
     pub frozen: FrozenMemory,
     /// What containers may take together.
     pub memory: NodeMemory,
+    /// What was promised before anything starts on it.
+    pub reservations: Arc<Reservations>,
     /// Containers that are kept ready.
     pub spares: Spares,
     pub recorder: Recorder,

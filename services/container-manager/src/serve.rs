@@ -42,6 +42,7 @@ use crate::problem::Problems;
 use crate::recorder::Recorder;
 use crate::recording::Record;
 use crate::recover;
+use crate::reservation::Reservations;
 use crate::settings::{Settable, Settings};
 use crate::spare::{self, Spares};
 use crate::store::{ObjectStore, S3Store};
@@ -54,6 +55,8 @@ const DRAIN: Duration = Duration::from_secs(30);
 const SIGNING_KEY: &str = "receipt-key.pk8";
 /// In the state folder.
 const SETTINGS: &str = "settings.json";
+/// In the state folder.
+const RESERVATIONS: &str = "reservations.json";
 const RECONNECT: Duration = Duration::from_secs(1);
 
 /// The outside world.
@@ -166,6 +169,11 @@ pub async fn run(
         recorder.clone(),
         config.meter(scaler),
     );
+    let memory = NodeMemory::new(config.memory_capacity(), Duration::from_millis(config.turn_ms));
+    let reservations = Reservations::load(config.state_dir.join(RESERVATIONS), edges.clock.clone())?;
+    let reservations = Arc::new(reservations);
+    meter.honour(reservations.clone());
+    memory.honour(reservations.clone());
     let (spares, used) = Spares::new(config.spare_containers);
     let node = Arc::new(Node {
         spares,
@@ -178,7 +186,8 @@ pub async fn run(
         ),
         uids: Uids::new(config.uid_first),
         signing_key: SigningKey::read_or_make(&config.state_dir.join(SIGNING_KEY))?,
-        memory: NodeMemory::new(config.memory_capacity(), Duration::from_millis(config.turn_ms)),
+        memory,
+        reservations,
         frozen: FrozenMemory::new(config.frozen_memory_mib.saturating_mul(1 << 20)),
         store: edges.store,
         credit: edges.credit,

@@ -17,7 +17,7 @@ use crate::cgroup::{CgroupError, ContainerGroup, ContainerLimits};
 use crate::container::{Container, ContainerError, ContainerSpec, Inbox};
 use crate::function::FunctionSettings;
 use crate::image::{self, Image, ImageError};
-use crate::memory::{NoMemory, PlaceInLine, Reservation};
+use crate::memory::{MemoryLease, NoMemory, PlaceInLine};
 use crate::meter::ContainerInfo;
 use crate::node::Node;
 use crate::scaler::Wishes;
@@ -74,7 +74,7 @@ pub struct Launched {
     _reassurance: AbortOnDropHandle<()>,
     /// Held for as long as anything may run under it.
     uid: UidLease,
-    memory: Arc<Reservation>,
+    memory: Arc<MemoryLease>,
     _image: image::Lease,
 }
 
@@ -89,7 +89,7 @@ impl Launched {
     pub async fn start(
         node: &Node,
         recipe: &Recipe,
-        memory: Arc<Reservation>,
+        memory: Arc<MemoryLease>,
         cpu: MilliCores,
         made: impl FnOnce(&Arc<dyn ContainerGroup>, u32) -> Result<(), WarmError>,
     ) -> Result<Self, WarmError> {
@@ -116,6 +116,7 @@ impl Launched {
         };
         match started.await {
             Ok((handle, group)) => {
+                memory.commit();
                 let image = node.images.lease(&recipe.image_digest);
                 Ok(Self::new(node, group, handle, uid, memory, image))
             }
@@ -132,7 +133,7 @@ impl Launched {
         group: Arc<dyn ContainerGroup>,
         handle: Arc<dyn Container>,
         uid: UidLease,
-        memory: Arc<Reservation>,
+        memory: Arc<MemoryLease>,
         image: image::Lease,
     ) -> Self {
         let (reassured, meter, id) = (handle.clone(), node.meter.clone(), group.id());
@@ -215,11 +216,8 @@ impl WarmContainer {
             }
             container
         } else {
-            if node.memory.free_mib() < recipe.memory_mib {
-                node.spares.stop_oldest(node, 0).await;
-            }
             // Not before the image is here: who waits for a slow download is to keep nobody waiting for memory.
-            let memory = Arc::new(node.memory.reserve(user, recipe.memory_mib, place)?);
+            let memory = Arc::new(set_memory_aside(node, user, recipe.memory_mib, place).await?);
             let mut recorded = None;
             // The cap is nothing until the meter has made room for it.
             let launched = Launched::start(node, &recipe, memory.clone(), MilliCores::ZERO, |group, uid| {
@@ -294,7 +292,7 @@ impl WarmContainer {
         self.record.cpu.max
     }
 
-    pub fn memory(&self) -> &Reservation {
+    pub fn memory(&self) -> &MemoryLease {
         &self.launched.memory
     }
 
@@ -345,6 +343,24 @@ impl Record {
     fn read(folder: &Path) -> io::Result<Self> {
         Ok(serde_json::from_slice(&std::fs::read(folder.join(Self::FILE))?)?)
     }
+}
+
+/// Memory that was promised to the user, or else what is free.
+async fn set_memory_aside(
+    node: &Node,
+    user: &UserName,
+    mib: u64,
+    place: &mut Option<PlaceInLine>,
+) -> Result<MemoryLease, NoMemory> {
+    if let Some(lease) = node.memory.take_promised(user, mib) {
+        *place = None;
+        node.keep_reservations().await;
+        return Ok(lease);
+    }
+    if node.memory.free_mib() < mib {
+        node.spares.stop_oldest(node, 0).await;
+    }
+    node.memory.reserve(user, mib, place)
 }
 
 fn recipe(settings: &FunctionSettings, image: &Image, staging: Option<PathBuf>) -> Recipe {

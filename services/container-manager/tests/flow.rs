@@ -25,18 +25,19 @@ use futures::StreamExt as _;
 use proto::container::v1::container_service_client::ContainerServiceClient;
 use proto::container::v1::invoke_response::Event;
 use proto::container::v1::{
-    CancelTaskRequest, InvokeRequest, ListContainersRequest, ListQueuesRequest, ListTasksRequest,
-    NotifyRequest, ReadLogRequest, SetSettingRequest, TaskState,
+    CancelTaskRequest, InvokeRequest, ListContainersRequest, ListQueuesRequest, ListReservationsRequest,
+    ListTasksRequest, NotifyRequest, ReadLogRequest, ReleaseReservationRequest, ReserveCapacityRequest,
+    SetSettingRequest, TaskState,
 };
 use service_kit::SystemClock;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
-use tonic::Request;
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request};
 use units::{
     Amount, ContainerId, CpuTime, FunctionName, Grant, MilliCores, Restriction, SessionId, Timestamp,
 };
@@ -1622,5 +1623,111 @@ async fn a_node_tells_what_it_is_and_has_to_anybody() {
         (status, told),
         (404, serde_json::json!({ "error": "there is no such page" }))
     );
+    world.stopped().await;
+}
+
+impl World {
+    async fn reserve(&self, user: &str, key: &str, millicores: u32, memory_mib: u64) -> Result<String, Code> {
+        let request = ReserveCapacityRequest {
+            user: user.to_owned(),
+            key: key.to_owned(),
+            millicores,
+            memory_mib,
+            disk_mib: 0,
+            ttl_ms: 600_000,
+        };
+        let answer = self.client().reserve_capacity(request).await;
+        let reservation = answer.map_err(|status| status.code())?.into_inner().reservation;
+        Ok(reservation.unwrap().reservation_id)
+    }
+
+    async fn reservations(&self) -> usize {
+        let answer = self.client().list_reservations(ListReservationsRequest {}).await;
+        answer.unwrap().into_inner().reservations.len()
+    }
+
+    /// What the node says it has, after checking that it adds up.
+    async fn capacity(&self) -> serde_json::Value {
+        let (_, told) = self.page("/about/capacity", None).await;
+        for kind in ["cpu_millicores", "memory_mib", "disk_mib"] {
+            let of = |part: &str| told[part][kind].as_i64().unwrap();
+            let sum = of("allocated") + of("reserved") + of("free");
+            assert_eq!(sum, of("registered"), "{kind} of {told}");
+        }
+        told
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_reservations_at_once_as_many_are_made_as_fit_and_they_outlive_the_node() {
+    let world = World::with_config("", "capacity_millicores = 4000\nmemory_capacity_mib = 8192").await;
+    let keys: Vec<String> = (0..10).map(|key| key.to_string()).collect();
+    let asked = || futures::future::join_all(keys.iter().map(|key| world.reserve("alice", key, 1100, 1024)));
+    let made = asked().await;
+    assert_eq!(made.iter().filter(|made| made.is_ok()).count(), 3, "{made:?}");
+    let refused: HashSet<Code> = made
+        .iter()
+        .filter_map(|made| made.as_ref().err().copied())
+        .collect();
+    assert_eq!(refused, [Code::ResourceExhausted].into());
+    assert_eq!(asked().await, made, "the same key is the same reservation");
+    let before = world.capacity().await;
+    assert_eq!(before["reserved"]["cpu_millicores"], 3300);
+    assert_eq!(
+        (&before["free"]["memory_mib"], &before["free"]["cpu_millicores"]),
+        (&5120.into(), &700.into())
+    );
+
+    // A stop writes nothing of it, so that it is no better than a kill.
+    let world = world.stopped().await.started().await;
+    assert_eq!(world.capacity().await["reserved"], before["reserved"]);
+
+    let id = made.into_iter().flatten().next().unwrap();
+    let release = ReleaseReservationRequest { reservation_id: id };
+    world
+        .credit
+        .set_token("bob", Some(Caller::User("bob".parse().unwrap())));
+    let foreign = world
+        .client_with("bob")
+        .release_reservation(release.clone())
+        .await;
+    assert_eq!(foreign.unwrap_err().code(), Code::PermissionDenied);
+    world.client().release_reservation(release.clone()).await.unwrap();
+    let again = world.client().release_reservation(release).await;
+    assert_eq!(again.unwrap_err().code(), Code::NotFound);
+    assert_eq!(world.capacity().await["reserved"]["cpu_millicores"], 2200);
+    world.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_starts_on_what_its_user_reserved_and_waits_for_what_others_did() {
+    let world = World::with_config("sleep 0.2", "memory_capacity_mib = 1000").await;
+    world.put("utils/function.toml", "memory_mib = 300");
+    let bobs = world.reserve("bob", "a", 0, 500).await.unwrap();
+    world.put("input/1", "");
+    world.until_there("status/error.json").await;
+    assert!(
+        world.problem().await.contains("memory"),
+        "{}",
+        world.problem().await
+    );
+    let release = ReleaseReservationRequest { reservation_id: bobs };
+    world.client().release_reservation(release).await.unwrap();
+    world.until_there("output/1").await;
+    world.capacity().await;
+    world.put("utils/timeout.txt", "0");
+    let given_back = async {
+        while world.capacity().await["allocated"]["memory_mib"] != 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, given_back).await.unwrap();
+
+    world.reserve("alice", "a", 500, 600).await.unwrap();
+    world.reserve("bob", "b", 0, 400).await.unwrap();
+    world.put("input/2", "");
+    world.until_there("output/2").await;
+    assert_eq!(world.reservations().await, 1, "alice's is used, bob's is not");
+    world.capacity().await;
     world.stopped().await;
 }

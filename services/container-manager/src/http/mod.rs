@@ -144,7 +144,7 @@ async fn capability(State(shared): Shown) -> Response {
 }
 
 async fn capacity(State(shared): Shown) -> Response {
-    json(&Capacity::of(&shared.pages.node))
+    json(&Capacity::from(shared.pages.node.capacity()))
 }
 
 async fn records(State(shared): Shown) -> Result<Response, Problem> {

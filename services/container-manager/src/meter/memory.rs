@@ -6,19 +6,19 @@ use tokio::time::Instant;
 use tracing::info;
 
 use crate::cgroup::{CgroupError, ContainerGroup};
-use crate::memory::Reservation;
+use crate::memory::MemoryLease;
 use crate::scaler::{MemoryRules, MemoryScaler};
 
 const MIB_BITS: u32 = 20;
 
 pub(super) struct LiveMemory {
     /// As much as the kernel allows, or more while that changes.
-    reservation: Arc<Reservation>,
+    reservation: Arc<MemoryLease>,
     scaler: MemoryScaler,
 }
 
 impl LiveMemory {
-    pub(super) fn new(reservation: Arc<Reservation>) -> Self {
+    pub(super) fn new(reservation: Arc<MemoryLease>) -> Self {
         Self {
             scaler: MemoryScaler::new(reservation.mib()),
             reservation,

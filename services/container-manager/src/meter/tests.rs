@@ -1,5 +1,6 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use service_kit::ManualClock;
 use service_kit::database::WriterEnded;
 
 use super::*;
@@ -9,6 +10,7 @@ use crate::credit::fake::FakeCredit;
 use crate::credit::{OpenSession, Opened};
 use crate::layout::TaskKey;
 use crate::memory::NodeMemory;
+use crate::reservation::{Reservations, Resources, Wanted};
 use crate::scaler::{GuardianRules, MemoryRules};
 use units::{Amount, Billing, CpuPrice, Standing, TaskId};
 
@@ -452,4 +454,60 @@ async fn memory_follows_use_if_told_to_and_comes_back() {
     drop(other);
     windows(1);
     assert_eq!((limit_mib(), reservation.mib()), (Some(1000), 1000));
+}
+
+#[tokio::test]
+async fn what_is_promised_is_given_to_no_container_until_it_expires() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::default());
+    let reservations = Reservations::load(folder.path().join("reservations"), clock.clone()).unwrap();
+    let reservations = Arc::new(reservations);
+    let capacity = MilliCores::from_cores(2);
+    let meter = node(capacity, ScalerConfig::default());
+    meter.honour(reservations.clone());
+    let offered = Resources {
+        cpu: capacity,
+        ..Resources::default()
+    };
+    let wanted = Wanted {
+        owner: "bob".parse().unwrap(),
+        key: "a".to_owned(),
+        resources: Resources {
+            cpu: MilliCores::from_millicores(1500),
+            ..Resources::default()
+        },
+        ttl: Duration::from_secs(60),
+    };
+    reservations.reserve(wanted, offered).unwrap();
+    let cgroups = FakeCpuController::default();
+    let mut dice = fastrand::Rng::with_seed(1);
+    let mut now = Instant::now();
+    let mut work = |containers: &[Stormy]| {
+        for _ in 0..200 {
+            for Stormy { group, .. } in containers {
+                let used = group.quota().unwrap().over(Duration::from_millis(100));
+                cgroups.container(group.id(), |container| {
+                    container.stat.usage.total = container.stat.usage.total.saturating_add(used);
+                    container.stat.nr_periods += 5;
+                    container.stat.nr_throttled += 5;
+                });
+            }
+            now += Duration::from_millis(100);
+            meter.look(now);
+        }
+    };
+    let containers: Vec<Stormy> = (0..4).map(|_| stormy(&meter, &cgroups, &mut dice)).collect();
+    work(&containers);
+    assert!(
+        cgroups.quota_most() <= MilliCores::from_millicores(500),
+        "{}",
+        cgroups.quota_most()
+    );
+    clock.advance_ms(60_000);
+    work(&containers);
+    let most = cgroups.quota_most();
+    assert!(
+        most > MilliCores::from_millicores(500) && most <= capacity,
+        "{most}"
+    );
 }
