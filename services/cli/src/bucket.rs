@@ -227,18 +227,30 @@ impl ObjectStore {
     /// the later counts.
     pub(crate) async fn place(&self, function: &FunctionName, task: &str) -> anyhow::Result<Option<Place>> {
         // In the order of the task's way, so that one that moves on meanwhile is found at its next place.
-        for place in [Place::Input, Place::Processing] {
-            if self.exists(function, &place.key(task)).await? {
-                return Ok(Some(place));
-            }
+        if let Some(place) = self.place_to_come(function, task).await? {
+            return Ok(Some(place));
         }
         let succeeded_at = self.modified_at(function, &Place::Output.key(task)).await?;
         let failed_at = self.modified_at(function, &Place::Failed.key(task)).await?;
+        // An attempt that failed goes back to `input/`, and may have been on that way while it was looked for.
+        if let Some(place) = self.place_to_come(function, task).await? {
+            return Ok(Some(place));
+        }
         Ok(match (succeeded_at, failed_at) {
             (None, None) => None,
             (succeeded_at, failed_at) if failed_at > succeeded_at => Some(Place::Failed),
             _ => Some(Place::Output),
         })
+    }
+
+    /// Where a task's object is if the task is not over.
+    async fn place_to_come(&self, function: &FunctionName, task: &str) -> anyhow::Result<Option<Place>> {
+        for place in [Place::Input, Place::Processing] {
+            if self.exists(function, &place.key(task)).await? {
+                return Ok(Some(place));
+            }
+        }
+        Ok(None)
     }
 
     /// Copies an object within its bucket, its metadata too; of at most 5 GiB, as S3 has it.

@@ -32,7 +32,8 @@ fn errors_without_a_stack_say_what_is_wrong_and_how_to_mend_it() {
     check("errors.txt", folder.path(), &folder.path().join("data"));
 }
 
-/// From the first user to the audit, with what goes wrong on the way.
+/// From the first user to the audit, with what goes wrong on the way. A node's own words come after `submit --wait`: `task wait`
+/// looks into the bucket, where a task is over a moment before its node has written that down.
 #[test]
 fn a_stack_is_spoken_with_in_tables_and_hints() {
     let Some(stack) = Stack::start() else { return };
