@@ -138,5 +138,5 @@ fn every_block_of_commands_is_run_or_known_not_to_be() {
         run += of_page;
         not_run += blocks(&page, "console not-run").len();
     }
-    assert_eq!((run, not_run), (17, 24), "blocks that are run, and that are not");
+    assert_eq!((run, not_run), (17, 25), "blocks that are run, and that are not");
 }
