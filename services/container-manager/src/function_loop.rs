@@ -295,9 +295,12 @@ impl FunctionLoop {
             self.look_at = now + self.poll(now);
         }
         if now >= self.left_at {
-            self.left_at = now + self.node.poll_idle() * LEFT_LOOKS_EVERY;
+            let pause = node.poll_idle();
+            self.left_at = now + pause * LEFT_LOOKS_EVERY;
             let patience = node.config.orphan();
-            self.queue.look_for_left(store, &self.name, patience).await?;
+            if let Some(at) = self.queue.look_for_left(store, &self.name, patience).await? {
+                self.left_at = self.left_at.min(at.max(now + pause));
+            }
         }
         let waiting = self.queue.next(wanted);
         if waiting.is_empty() {

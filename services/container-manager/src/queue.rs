@@ -162,13 +162,14 @@ impl Queue {
         }
     }
 
-    /// Puts first in line what others have had in `processing/` for longer than `patience`.
+    /// Puts first in line what others have had in `processing/` for longer than `patience`. Returns when the next of them will
+    /// have been there for so long.
     pub async fn look_for_left(
         &mut self,
         store: &dyn ObjectStore,
         function: &FunctionName,
         patience: Duration,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<Instant>, StoreError> {
         let now = Instant::now();
         let (mut others, mut after) = (HashMap::new(), None::<String>);
         loop {
@@ -198,7 +199,7 @@ impl Queue {
             after = listed.last().map(|object| object.key.clone());
         }
         self.others = others;
-        Ok(())
+        Ok(self.others.values().min().copied())
     }
 
     /// Forgets the listing; the next look makes another.

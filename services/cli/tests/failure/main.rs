@@ -16,9 +16,9 @@ mod edges;
 mod outage;
 mod world;
 
-/// Not a test: the program of each of the processes, which are told what to do by the environment.
+/// The program of each of the processes, which are told what to do by the environment.
 #[test]
-#[ignore = "it is run by the tests"]
+#[ignore = "no test, but the program of the processes that the tests start"]
 fn process() {
     world::process();
 }
