@@ -167,7 +167,19 @@ fn of_bobs(row: &Row) -> Option<Vec<u8>> {
             object_key: "task.txt".to_owned(),
         }
         .encode_to_vec(),
-        "ListContainers" => return None,
+        "ReserveCapacity" => container::ReserveCapacityRequest {
+            user: bob,
+            key: "asked".to_owned(),
+            memory_mib: 1,
+            ttl_ms: 1000,
+            ..Default::default()
+        }
+        .encode_to_vec(),
+        "ReleaseReservation" => container::ReleaseReservationRequest {
+            reservation_id: "01a20438-0127-760f-ba05-fa87a3a2e2ad".to_owned(),
+        }
+        .encode_to_vec(),
+        "ListContainers" | "ListReservations" => return None,
         method => panic!("say how {method} asks for another's"),
     })
 }
@@ -267,6 +279,7 @@ fn each_role_does_what_the_matrix_says_and_a_user_only_with_its_own() {
                     | "DeleteFunction"
                     | "Withdraw"
                     | "CancelTask"
+                    | "ReleaseReservation"
             ) {
                 let code = door.ask(row, Role::Operator, &message).await;
                 assert_eq!(code, Code::Ok, "the request for bob's {} is no good", row.path);
