@@ -47,8 +47,7 @@ fn spoilt(spoil: impl FnOnce(&World), said_of_store: &str, said_of_node: &str, m
     world.end();
 }
 
-#[test]
-fn a_full_disk_refuses_new_work_loses_nothing_and_is_no_more_when_there_is_room_again() {
+pub(crate) fn a_full_disk_refuses_new_work_loses_nothing_and_is_no_more_when_there_is_room_again() {
     let ballast = |world: &World| world.path("ballast");
     let fill = |world: &World| {
         let mut file = File::create(ballast(world)).unwrap();
@@ -63,8 +62,7 @@ fn a_full_disk_refuses_new_work_loses_nothing_and_is_no_more_when_there_is_room_
 }
 
 /// Nothing can be made or opened for writing. What is open stays so, which a disk that went bad would not allow.
-#[test]
-fn a_read_only_disk_refuses_new_work_loses_nothing_and_is_no_more_when_it_can_be_written() {
+pub(crate) fn a_read_only_disk_refuses_new_work_loses_nothing_and_is_no_more_when_it_can_be_written() {
     let lock = |world: &World| {
         mount_bind(world.folder(), world.folder()).unwrap();
         mount_remount(world.folder(), MountFlags::BIND | MountFlags::RDONLY, c"").unwrap();

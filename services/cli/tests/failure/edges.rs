@@ -5,8 +5,7 @@ use serde_json::Value;
 use crate::world::World;
 use crate::world::processes::roles::Role;
 
-#[test]
-fn work_goes_on_and_is_charged_while_the_wallet_is_dead_and_what_needs_coins_is_refused() {
+pub(crate) fn work_goes_on_and_is_charged_while_the_wallet_is_dead_and_what_needs_coins_is_refused() {
     let Some(mut world) = World::start(1, None) else {
         return;
     };
@@ -45,8 +44,7 @@ fn work_goes_on_and_is_charged_while_the_wallet_is_dead_and_what_needs_coins_is_
     world.end();
 }
 
-#[test]
-fn a_running_task_outlives_a_dead_store_and_what_keeps_others_from_running_is_said() {
+pub(crate) fn a_running_task_outlives_a_dead_store_and_what_keeps_others_from_running_is_said() {
     let Some(mut world) = World::start(1, None) else {
         return;
     };

@@ -22,8 +22,7 @@ fn attempts(tasks: &Value) -> usize {
     tasks["tasks"][0]["attempts"].as_array().unwrap().len()
 }
 
-#[test]
-fn a_task_outlives_an_outage_of_its_node_below_the_lease_and_is_run_again_after_a_longer_one() {
+pub(crate) fn a_task_outlives_an_outage_of_its_node_below_the_lease_and_is_run_again_after_a_longer_one() {
     let Some(mut world) = World::start(1, None) else {
         return;
     };
@@ -91,8 +90,7 @@ fn watch(stop: &AtomicBool) -> BTreeSet<String> {
     twice
 }
 
-#[test]
-fn three_nodes_share_a_bucket_and_when_one_is_gone_for_good_every_task_still_ends_once() {
+pub(crate) fn three_nodes_share_a_bucket_and_when_one_is_gone_for_good_every_task_still_ends_once() {
     let Some(mut world) = World::start(3, None) else {
         return;
     };
@@ -155,8 +153,7 @@ fn three_nodes_share_a_bucket_and_when_one_is_gone_for_good_every_task_still_end
     assert!(world.run(&["audit"]).status.success());
 }
 
-#[test]
-fn a_hundred_running_tasks_are_adopted_after_a_crash_and_billed_once() {
+pub(crate) fn a_hundred_running_tasks_are_adopted_after_a_crash_and_billed_once() {
     const FUNCTIONS: usize = 2;
     const EACH: usize = 50;
     let Some(mut stack) = Stack::start() else { return };

@@ -39,18 +39,18 @@ pub(crate) const FUNDS: i64 = 500_000_000;
 /// They share user ids, and the machine is small.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-pub(crate) fn process() {
-    if let (Ok(role), Some(folder)) = (std::env::var(ROLE), std::env::var_os(FOLDER)) {
-        roles::run(role.parse().unwrap(), Path::new(&folder));
-    }
+/// Runs the service that this process is to be, if it is to be one, until its end.
+pub(crate) fn is_a_service() -> bool {
+    let (Ok(role), Some(folder)) = (std::env::var(ROLE), std::env::var_os(FOLDER)) else {
+        return false;
+    };
+    roles::run(role.parse().unwrap(), Path::new(&folder));
+    true
 }
 
 fn program(role: Role, folder: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command
-        .args(["process", "--exact", "--ignored", "--nocapture"])
-        .env(ROLE, role.name())
-        .env(FOLDER, folder);
+    command.env(ROLE, role.name()).env(FOLDER, folder);
     command
 }
 
