@@ -207,8 +207,8 @@ fn charges(proof: &Proof) -> Check {
     }
 }
 
-/// Judges the newest grants. Where a limit was lowered or a deposit taken back, older and larger ones are counted until
-/// their nodes give them back, which is told and is no fault.
+/// Judges the newest grants. Where a limit was lowered, a deposit taken back or a fee larger than what was kept for it,
+/// older and larger ones are counted until their nodes give them back, which is told and is no fault.
 fn grants(desk: &Desk) -> Check {
     let mut promised: BTreeMap<UserName, Amount> = BTreeMap::new();
     for session in desk.bank.sessions() {

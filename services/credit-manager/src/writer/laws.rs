@@ -496,6 +496,17 @@ impl World {
         }
     }
 
+    /// What the chain took of a balance that may have been granted already: nodes have to give it back first.
+    fn fees_beyond_the_reserve(&self, user: &UserName) -> Amount {
+        let connection = self.desk.as_ref().unwrap().journal.connection_for_tests();
+        let halfords = connection.query_row(
+            "SELECT coalesce(sum(amount), 0) FROM transfers WHERE kind = 'fee' AND debit = ?",
+            [Account::User(user.clone()).to_string()],
+            |row| row.get(0),
+        );
+        Amount::from_halfords(halfords.unwrap())
+    }
+
     fn assert_lawful(&self) {
         let bank = &self.desk.as_ref().unwrap().bank;
         let sum: i64 = bank
@@ -514,11 +525,17 @@ impl World {
         bank.assert_lineages_covered();
         for view in bank.views() {
             let funds = view.user.settings.funds(view.balance);
-            assert!(view.granted <= funds.whole, "I5: {view:?}");
             let mut sessions: Vec<_> = bank
                 .sessions()
                 .filter(|session| session.user == view.user.name)
                 .collect();
+            let promised: Amount = sessions.iter().map(|session| session.promised()).sum();
+            assert!(promised <= funds.whole, "I5: {view:?}");
+            let taken = self.fees_beyond_the_reserve(&view.user.name);
+            assert!(
+                view.granted <= funds.whole.saturating_add(taken),
+                "I5: {view:?}, of whom the chain took {taken}"
+            );
             sessions.sort_by_key(|session| (session.opened_at, session.id));
             let dismissed = sessions
                 .iter()
