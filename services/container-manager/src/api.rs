@@ -586,7 +586,7 @@ fn state(attempt: &Attempt) -> wire::TaskState {
         State::Claimed => wire::TaskState::Queued,
         State::Licensed { .. } => wire::TaskState::Claimed,
         State::Running { .. } => wire::TaskState::Running,
-        State::Ended { .. } | State::Settled { .. } => wire::TaskState::Finishing,
+        State::Ended { .. } => wire::TaskState::Finishing,
         State::Over { .. } => match attempt.verdict() {
             Some(Verdict::Succeeded) => wire::TaskState::Succeeded,
             Some(Verdict::GaveUp | Verdict::Cancelled | Verdict::CapSpent) => wire::TaskState::Failed,

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use backon::{ExponentialBuilder, Retryable as _};
 use service_kit::Chain;
+use tokio::sync::OnceCell;
 use tracing::{error, warn};
 
 use crate::credit::CreditError;
@@ -21,74 +22,69 @@ const CONFIRM_PART: u32 = 4;
 
 /// Charges an ended attempt and brings the bucket up to date; `object` is the task's object in `processing/`, where that is
 /// known. Returns the attempt when it is over. Can be cut off anywhere and begun again.
-pub async fn finish(node: &Node, mut attempt: Attempt, object: Option<&Head>) -> Attempt {
-    if let State::Ended { licence, run, ending } = attempt.state.clone() {
-        let verdict = attempt.verdict().unwrap_or(Verdict::PlatformFault);
-        let close = || node.credit.close(attempt.session, ending.usage.billed, verdict);
-        let closed = close
-            .retry(patiently())
-            .when(CreditError::is_transient)
-            .notify(|err, _| warn!(error = %Chain(err), "session not closed, will retry"))
-            .await;
-        let bill = match closed {
-            Ok(bill) => bill,
-            Err(err) => return void(node, attempt, licence, run, ending, &err).await,
-        };
-        // Not journalled: a session that is closed once more is billed the same.
-        attempt.state = State::Settled {
-            licence,
-            run,
-            ending,
-            bill,
-        };
-    }
-    if let State::Settled {
-        licence,
-        run,
-        ending,
-        bill,
-    } = attempt.state.clone()
-    {
-        let spool = node.spool(attempt.session);
-        let verdict = attempt.verdict().unwrap_or(Verdict::PlatformFault);
-        let settled = Settled {
-            node: &node.config.node,
-            key: &node.signing_key,
-            attempt: &attempt,
-            licence: &licence,
-            run: run.as_ref(),
-            ending: &ending,
-            bill: &bill,
-            verdict,
-        };
-        let (store, settled, spool) = (node.store.as_ref(), &settled, &spool);
-        let began = Instant::now();
-        let publish = || async move {
-            let chained = publish::upload(store, spool, settled).await?;
-            if began.elapsed() > node.config.orphan() / CONFIRM_PART {
-                // This node may have been given up meanwhile.
-                node.credit
-                    .close(attempt.session, ending.usage.billed, verdict)
-                    .await?;
+pub async fn finish(node: &Node, attempt: Attempt, object: Option<&Head>) -> Attempt {
+    let State::Ended { licence, run, ending } = attempt.state.clone() else {
+        return attempt;
+    };
+    let verdict = attempt.verdict().unwrap_or(Verdict::PlatformFault);
+    let (store, spool) = (node.store.as_ref(), &node.spool(attempt.session));
+    let log = OnceCell::new();
+    let upload_log = || async {
+        match verdict {
+            Verdict::Succeeded => {
+                publish::upload_log(store, attempt.function.as_str(), &attempt.key.log(), spool).await
             }
-            publish::conclude(store, spool, settled, chained.as_ref(), object).await
-        };
-        let published = publish
-            .retry(patiently())
-            .when(PublishError::is_worth_a_retry)
-            .notify(|err, _| warn!(error = %Chain(err), "results not published, will retry"))
-            .await;
-        return match published {
-            Err(PublishError::Credit(err)) => void(node, attempt.clone(), licence, run, ending, &err).await,
-            published => {
-                if let Err(err) = published {
-                    error!(session = %attempt.session, error = %Chain(&err), "results cannot be published");
-                }
-                over(node, attempt, licence, run, ending, bill).await
-            }
-        };
+            // Theirs is another place.
+            _ => Ok(()),
+        }
+    };
+    let close = || node.credit.close(attempt.session, ending.usage.billed, verdict);
+    let patient_close = close
+        .retry(patiently())
+        .when(CreditError::is_transient)
+        .notify(|err, _| warn!(error = %Chain(err), "session not closed, will retry"));
+    // A log may be seen before its task is charged, as that of a running one is; results may not.
+    let ((closed, closed_at), _) = tokio::join!(
+        async { (patient_close.await, Instant::now()) },
+        log.get_or_try_init(upload_log)
+    );
+    let bill = match closed {
+        Ok(bill) => bill,
+        Err(err) => return void(node, attempt, licence, run, ending, &err).await,
+    };
+    let settled = &Settled {
+        node: &node.config.node,
+        key: &node.signing_key,
+        attempt: &attempt,
+        licence: &licence,
+        run: run.as_ref(),
+        ending: &ending,
+        bill: &bill,
+        verdict,
+    };
+    let publish = || async {
+        let (chained, _) = tokio::try_join!(
+            publish::upload(store, spool, settled),
+            log.get_or_try_init(upload_log)
+        )?;
+        if closed_at.elapsed() > node.config.orphan() / CONFIRM_PART {
+            // This node may have been given up meanwhile.
+            close().await?;
+        }
+        publish::conclude(store, spool, settled, chained.as_ref(), object).await
+    };
+    let published = publish
+        .retry(patiently())
+        .when(PublishError::is_worth_a_retry)
+        .notify(|err, _| warn!(error = %Chain(err), "results not published, will retry"))
+        .await;
+    if let Err(PublishError::Credit(err)) = published {
+        return void(node, attempt.clone(), licence, run, ending, &err).await;
     }
-    attempt
+    if let Err(err) = published {
+        error!(session = %attempt.session, error = %Chain(&err), "results cannot be published");
+    }
+    over(node, attempt.clone(), licence, run, ending, bill).await
 }
 
 /// Its lease ran out, or was never given: nothing of it may be seen, and the object is not ours to move.

@@ -52,7 +52,8 @@ impl PublishError {
     }
 }
 
-/// Uploads what a successful attempt made, which may take long. Returns what became of the results in the next function.
+/// Uploads what a successful attempt made beside its log, which may take long. Returns what became of the results in the
+/// next function.
 pub async fn upload(
     store: &dyn ObjectStore,
     spool: &Spool,
@@ -62,10 +63,8 @@ pub async fn upload(
         return Ok(None);
     }
     let (bucket, key) = (settled.attempt.function.as_str(), &settled.attempt.key);
-    let log_key = key.log();
-    let (.., chained) = tokio::try_join!(
+    let ((), chained) = tokio::try_join!(
         upload_results(store, bucket, key, spool),
-        upload_log(store, bucket, &log_key, spool),
         chain::put_results(store, spool, settled),
     )?;
     Ok(chained)

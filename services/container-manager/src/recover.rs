@@ -84,7 +84,7 @@ pub async fn recover(node: &Node) -> Result<Recovered, RecoverError> {
                         .push(attempt::abandoned(node, attempt, RESTARTED).await),
                 }
             }
-            State::Ended { .. } | State::Settled { .. } => recovered.unfinished.push(attempt),
+            State::Ended { .. } => recovered.unfinished.push(attempt),
             State::Over { .. } => {}
         }
     }

@@ -1,7 +1,7 @@
 //! One attempt at a task: its states, and what each way to end means. Pure.
 //!
 //! ```text
-//! Claimed ─► Licensed ─► Running ─► Ended ─► Settled ─► Over
+//! Claimed ─► Licensed ─► Running ─► Ended ─► Over
 //!    └───────────┴──────────┴── a fault of ours: straight to Ended, free of charge
 //! ```
 //! Every effect can be repeated, and none is begun before a state is journalled from which it would be. A state holds all
@@ -40,18 +40,12 @@ pub enum State {
     Licensed { licence: Licence },
     /// The script runs, in the cgroup named by the session.
     Running { licence: Licence, run: Run },
-    /// The cgroup is empty, its counter final, the results are on this node's disk.
+    /// The cgroup is empty, its counter final, the results are on this node's disk. What is left is the charge, which is
+    /// the same however often the session is closed, and the bucket.
     Ended {
         licence: Licence,
         run: Option<Run>,
         ending: Ending,
-    },
-    /// The session is closed and charged; what is left is the bucket.
-    Settled {
-        licence: Licence,
-        run: Option<Run>,
-        ending: Ending,
-        bill: Bill,
     },
     /// Nothing is left to do.
     Over {
@@ -283,10 +277,9 @@ impl Attempt {
     pub fn licence(&self) -> Option<&Licence> {
         match &self.state {
             State::Claimed => None,
-            State::Licensed { licence }
-            | State::Running { licence, .. }
-            | State::Ended { licence, .. }
-            | State::Settled { licence, .. } => Some(licence),
+            State::Licensed { licence } | State::Running { licence, .. } | State::Ended { licence, .. } => {
+                Some(licence)
+            }
             State::Over { licence, .. } => licence.as_ref(),
         }
     }
@@ -295,21 +288,20 @@ impl Attempt {
         match &self.state {
             State::Claimed | State::Licensed { .. } => None,
             State::Running { run, .. } => Some(run),
-            State::Ended { run, .. } | State::Settled { run, .. } | State::Over { run, .. } => run.as_ref(),
+            State::Ended { run, .. } | State::Over { run, .. } => run.as_ref(),
         }
     }
 
     pub fn ending(&self) -> Option<&Ending> {
         match &self.state {
             State::Claimed | State::Licensed { .. } | State::Running { .. } => None,
-            State::Ended { ending, .. } | State::Settled { ending, .. } => Some(ending),
+            State::Ended { ending, .. } => Some(ending),
             State::Over { ending, .. } => ending.as_ref(),
         }
     }
 
     pub fn bill(&self) -> Option<&Bill> {
         match &self.state {
-            State::Settled { bill, .. } => Some(bill),
             State::Over { bill, .. } => bill.as_ref(),
             _ => None,
         }
