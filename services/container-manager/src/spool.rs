@@ -33,7 +33,7 @@ impl Spool {
     }
 
     pub fn create(&self) -> io::Result<()> {
-        std::fs::create_dir_all(self.results())
+        std::fs::create_dir_all(&self.folder)
     }
 
     /// Removes all of it. No error if there is nothing.
@@ -52,7 +52,8 @@ impl Spool {
         self.folder.join("exit.json")
     }
 
-    /// One file a result, named by its number in [`Spool::names`].
+    /// One file a result, named by its number in [`Spool::names`]. Like that, it is there only if there are results: a file
+    /// system may search long for a free inode where many were freed lately.
     pub fn results(&self) -> PathBuf {
         self.folder.join("results")
     }
@@ -87,11 +88,7 @@ impl Spool {
         };
         let folder = match container.results(slot).await {
             // Its own doing, and no reason to fail it.
-            Err(ContainerError::NoResults { said }) => {
-                return self
-                    .write_names(&[])
-                    .map(|()| vec![format!("no results: {said}")]);
-            }
+            Err(ContainerError::NoResults { said }) => return Ok(vec![format!("no results: {said}")]),
             folder => folder?,
         };
         let spool = self.clone();
@@ -99,6 +96,9 @@ impl Spool {
             let collected = results::collect(folder, &caps);
             let (mut names, mut notes) = (Vec::new(), collected.skipped);
             let disk = |path: PathBuf| move |err| SpoolError::Disk { path, err };
+            if !collected.files.is_empty() {
+                std::fs::create_dir_all(spool.results()).map_err(disk(spool.results()))?;
+            }
             for found in collected.files {
                 if publish::is_reserved(&found.name) {
                     notes.push(format!(
@@ -116,7 +116,9 @@ impl Spool {
                 io::copy(&mut file, &mut copy).map_err(disk(path))?;
                 names.push(found.name);
             }
-            spool.write_names(&names)?;
+            if !names.is_empty() {
+                spool.write_names(&names)?;
+            }
             Ok(notes)
         });
         copied.await.unwrap_or_else(|panic| {
@@ -130,8 +132,12 @@ impl Spool {
     /// The names of the results that were collected, in the order of their numbers.
     pub fn read_names(&self) -> Result<Vec<String>, PublishError> {
         let path = self.names();
-        let read = std::fs::read(&path).and_then(|list| Ok(serde_json::from_slice(&list)?));
-        read.map_err(|err| PublishError::Spool { path, err })
+        let list = match std::fs::read(&path) {
+            Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            read => read,
+        };
+        list.and_then(|list| Ok(serde_json::from_slice(&list)?))
+            .map_err(|err| PublishError::Spool { path, err })
     }
 
     fn write_names(&self, names: &[String]) -> Result<(), SpoolError> {

@@ -133,17 +133,15 @@ pub struct Inbox {
 }
 
 impl Inbox {
-    /// Empties the inbox of `slot` in a container's `folder`.
+    /// Empties the inbox of `slot` in a container's `folder`, but for the script, which is mostly that of the next task as well.
     fn clear(folder: &Path, slot: u32) -> io::Result<Self> {
         let inbox = Self::at(folder, slot);
-        let slot_dir = inbox.slot_dir();
-        match std::fs::remove_dir_all(slot_dir) {
-            Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(err),
-            _ => {}
-        }
         std::fs::create_dir_all(&inbox.task_dir)?;
-        for folder in [slot_dir, &inbox.task_dir] {
+        for folder in [inbox.slot_dir(), &inbox.task_dir] {
             set_mode(folder, 0o755)?;
+        }
+        for task_file in std::fs::read_dir(&inbox.task_dir)? {
+            std::fs::remove_file(task_file?.path())?;
         }
         Ok(inbox)
     }
@@ -165,7 +163,12 @@ impl Inbox {
     }
 
     pub fn write_script(&self, body: &[u8]) -> io::Result<()> {
-        std::fs::write(&self.script, body)
+        let is_there = std::fs::read(&self.script).is_ok_and(|there| there == body);
+        if is_there {
+            Ok(())
+        } else {
+            std::fs::write(&self.script, body)
+        }
     }
 
     /// Lets the container's user read the inbox, whatever umask it was filled under.
