@@ -17,6 +17,8 @@ use crate::store::StoreError;
 
 /// How often `status/balance.json` is written while anything runs.
 const BALANCE_PAUSE: Duration = Duration::from_secs(3);
+/// Before that, a task's own requests go first.
+const BALANCE_DELAY: Duration = Duration::from_millis(100);
 /// More than any alert has.
 const ALERT_BYTES_MAX: u64 = 64 << 10;
 
@@ -25,8 +27,8 @@ pub struct Bulletin {
     node: Arc<Node>,
     function: FunctionName,
     user: UserName,
-    /// When `status/balance.json` was written last; `None` once it says how the account is at rest.
-    balance_told_at: Option<Instant>,
+    /// When `status/balance.json` is to be written next; `None` once it says how the account is at rest.
+    balance_at: Option<Instant>,
     /// What `status/alert.json` says; `None` while that is not known.
     alert: Option<Option<Alert>>,
     /// What `status/error.json` says.
@@ -39,7 +41,7 @@ impl Bulletin {
             node,
             function,
             user,
-            balance_told_at: None,
+            balance_at: None,
             alert: None,
             problem: None,
         }
@@ -47,16 +49,22 @@ impl Bulletin {
 
     /// Says now and then how the account is while something runs.
     pub async fn tell_balance_of_work(&mut self, now: Instant) {
-        if self.balance_told_at.is_none_or(|at| at + BALANCE_PAUSE <= now) {
-            self.balance_told_at = Some(now);
+        let at = self.balance_at.get_or_insert(now + BALANCE_DELAY);
+        if now >= *at {
+            *at = now + BALANCE_PAUSE;
             self.put_balance().await;
         }
+    }
+
+    /// When [`Self::tell_balance_of_work`] has something to do.
+    pub fn balance_at(&self) -> Option<Instant> {
+        self.balance_at
     }
 
     /// Says how the account is once more when the last charge is made, so that what is there does not go on burning for
     /// ever.
     pub async fn tell_balance_at_rest(&mut self) {
-        if self.balance_told_at.take().is_some() {
+        if self.balance_at.take().is_some() {
             self.put_balance().await;
         }
     }

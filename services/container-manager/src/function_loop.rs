@@ -244,7 +244,7 @@ impl FunctionLoop {
         let is_warm = self.workplace.container().is_some();
         let upkeep_at = (is_warm && self.running == 0).then_some(self.upkeep_at);
         // The balance is told while tasks run.
-        let told_at = (self.running > 0).then(|| Instant::now() + UPKEEP_PAUSE);
+        let told_at = self.bulletin.balance_at().filter(|_| self.running > 0);
         let at = [look_at, upkeep_at, told_at].into_iter().flatten();
         at.fold(self.quotes_at, Instant::min)
     }
@@ -310,6 +310,9 @@ impl FunctionLoop {
                 self.on_no_trouble();
             }
             return Ok(());
+        }
+        if self.running == 0 && self.workplace.container().is_some() {
+            node.cgroups.expect_place();
         }
         let name = self.name.clone();
         let mut inputs = Vec::new();

@@ -211,6 +211,8 @@ impl CpuController for FakeCpuController {
         }))
     }
 
+    fn expect_place(&self) {}
+
     fn open_container(&self, id: ContainerId) -> Result<Arc<dyn ContainerGroup>, CgroupError> {
         self.call(|state| {
             state

@@ -1,17 +1,21 @@
 //! The kernel's control groups, with each controller where [`Hierarchies`] found it: all on v1, all on v2, or some on
 //! either. A group is one relative path, made in every hierarchy in use.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use cgroups_rs::fs::cgroup::get_cgroups_relative_paths;
 use rustix::process::Pid;
+use service_kit::Chain;
+use tracing::debug;
 use units::{ContainerId, CpuTime, MilliCores, SessionId};
 
 use super::group::{Group, Meter};
-use super::hierarchy::Hierarchies;
+use super::hierarchy::{Hierarchies, Home};
 use super::reader::{KernelFile, field, number, read_once, write};
 use super::{
     Burst, CgroupError, ContainerGroup, ContainerLimits, CpuController, CpuStat, CpuUsage, LimitEvents,
@@ -92,6 +96,15 @@ impl CpuController for KernelCpuController {
         Ok(Arc::new(KernelContainer::open(id, group)?))
     }
 
+    fn expect_place(&self) {
+        let home = self.tree.hierarchies.pids.clone();
+        tokio::task::spawn_blocking(move || {
+            if let Err(err) = move_to_where_it_is(&home) {
+                debug!(error = %Chain(&err), "the next process is placed a little later");
+            }
+        });
+    }
+
     fn open_container(&self, id: ContainerId) -> Result<Arc<dyn ContainerGroup>, CgroupError> {
         let group = self.container(id);
         group.child(RUNNER).check_complete()?;
@@ -107,6 +120,28 @@ impl CpuController for KernelCpuController {
         group.kill(timeout).await?;
         group.remove().await
     }
+}
+
+/// Moves this process to the group it is in. Whoever moves one takes the kernel's `cgroup_threadgroup_rwsem`, which waits for
+/// an RCU grace period if that was not taken lately: 5 to 17 ms, measured on Linux 6.18, and 0.2 ms in the 20 ms after.
+fn move_to_where_it_is(home: &Home) -> Result<(), CgroupError> {
+    let groups = get_cgroups_relative_paths().map_err(|err| CgroupError::Io {
+        action: "read",
+        path: "/proc/self/cgroup".into(),
+        err: io::Error::other(err),
+    })?;
+    match procs_among(&groups, home) {
+        Some(procs) => write(&procs, &std::process::id().to_string()),
+        None => Ok(()),
+    }
+}
+
+/// The file of a process's group in the hierarchy that pids are limited in, of the groups in its `/proc/PID/cgroup`.
+fn procs_among(groups: &HashMap<String, String>, home: &Home) -> Option<PathBuf> {
+    // v2 goes without a name there.
+    let group = groups.get(if home.is_v2() { "" } else { "pids" })?;
+    let folder = home.mount_point().join(group.trim_start_matches('/'));
+    Some(folder.join("cgroup.procs"))
 }
 
 struct KernelContainer {
@@ -306,5 +341,26 @@ impl TaskGroup for KernelTask {
 
     async fn remove(&self) -> Result<(), CgroupError> {
         self.group.remove().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_group_of_a_process_is_found_in_either_version() {
+        let groups = [("pids", "/a/b"), ("cpu", "/c"), ("", "/d.service")];
+        let groups = groups.map(|(name, path)| (name.to_owned(), path.to_owned()));
+        let procs = |home| procs_among(&HashMap::from(groups.clone()), &home);
+        assert_eq!(
+            procs(Home::V1("/v1/pids".into())),
+            Some("/v1/pids/a/b/cgroup.procs".into())
+        );
+        assert_eq!(
+            procs(Home::V2("/v2".into())),
+            Some("/v2/d.service/cgroup.procs".into())
+        );
+        assert_eq!(procs_among(&HashMap::new(), &Home::V2("/v2".into())), None);
     }
 }

@@ -197,6 +197,9 @@ pub trait CpuController: Send + Sync + 'static {
         limits: ContainerLimits,
     ) -> Result<Arc<dyn ContainerGroup>, CgroupError>;
 
+    /// Says that a process will be placed soon, so that its move does not wait for the kernel.
+    fn expect_place(&self);
+
     /// Finds a container's groups again after a restart. Errors with `Gone` unless all of them are there.
     fn open_container(&self, id: ContainerId) -> Result<Arc<dyn ContainerGroup>, CgroupError>;
 
