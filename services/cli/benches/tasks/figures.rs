@@ -32,23 +32,30 @@ pub(crate) fn ms_since(began: Instant) -> f64 {
 }
 
 /// The summary: what an earlier run measured stays until it is measured again.
-#[derive(Default)]
-pub(crate) struct Figures(BTreeMap<String, Value>);
+pub(crate) struct Figures {
+    earlier: BTreeMap<String, Value>,
+    now: BTreeMap<String, Value>,
+}
 
 impl Figures {
     pub(crate) fn read(path: &Path) -> Self {
         let text = fs::read(path).unwrap_or_default();
-        Self(serde_json::from_slice(&text).unwrap_or_default())
+        Self {
+            earlier: serde_json::from_slice(&text).unwrap_or_default(),
+            now: BTreeMap::new(),
+        }
     }
 
     pub(crate) fn write(&self, path: &Path) {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        let summary = serde_json::to_string_pretty(&self.0).unwrap();
+        let mut all = self.earlier.clone();
+        all.extend(self.now.clone());
+        let summary = serde_json::to_string_pretty(&all).unwrap();
         fs::write(path, summary + "\n").unwrap();
     }
 
     pub(crate) fn number(&mut self, key: &str, number: f64) {
-        self.0.insert(key.to_owned(), json!(hundredths(number)));
+        self.now.insert(key.to_owned(), json!(hundredths(number)));
     }
 
     pub(crate) fn samples(&mut self, key: &str, mut samples: Samples) {
@@ -58,17 +65,22 @@ impl Figures {
             "p90": hundredths(samples.percentile(90)),
             "n": samples.0.len(),
         });
-        self.0.insert(key.to_owned(), figures);
+        self.now.insert(key.to_owned(), figures);
     }
 
     pub(crate) fn show(&self) {
-        println!("{:36} {:>10} {:>10} {:>6}", "", "p50", "p90", "n");
-        for (key, value) in &self.0 {
-            match value {
-                Value::Object(of) => println!("{key:36} {:>10} {:>10} {:>6}", of["p50"], of["p90"], of["n"]),
-                number => println!("{key:36} {number:>10}"),
-            }
-        }
+        println!("{:44} {:>10} {:>10} {:>6}", "", "p50", "p90", "n");
+        self.now.iter().for_each(show);
+        println!("\nMeasured before:");
+        let is_old = |(key, _): &(&String, &Value)| !self.now.contains_key(*key);
+        self.earlier.iter().filter(is_old).for_each(show);
+    }
+}
+
+fn show((key, value): (&String, &Value)) {
+    match value {
+        Value::Object(of) => println!("{key:44} {:>10} {:>10} {:>6}", of["p50"], of["p90"], of["n"]),
+        number => println!("{key:44} {number:>10}"),
     }
 }
 
