@@ -1,5 +1,7 @@
 //! The messages, in the order in which a run uses them.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// Said in [`Event::Hello`]. A manager that finds another version in a running container does not talk to it.
@@ -46,6 +48,19 @@ pub enum Event {
     Refused {
         reason: String,
     },
+}
+
+impl fmt::Display for Event {
+    /// What kind of event it is.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Hello { .. } => "hello",
+            Self::Started => "started",
+            Self::Ended(_) => "ended",
+            Self::Results => "results",
+            Self::Refused { .. } => "refused",
+        })
+    }
 }
 
 /// How a run ended. Its file is the truth of a run whose host was away.

@@ -16,7 +16,7 @@ pub(crate) struct AuditArgs {}
 
 #[derive(Serialize)]
 pub(crate) struct Audit {
-    ok: bool,
+    pub(crate) ok: bool,
     checks: Vec<Check>,
 }
 

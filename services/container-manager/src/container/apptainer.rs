@@ -311,7 +311,7 @@ impl Container for ApptainerContainer {
                 record: Some(record),
             })),
             other => Err(ContainerError::Protocol {
-                said: format!("{other:?} to a run"),
+                said: format!("`{other}` to a run"),
             }),
         }
     }
@@ -324,7 +324,7 @@ impl Container for ApptainerContainer {
             (Event::Results, Some(results)) => Ok(results),
             (Event::Refused { reason }, _) => Err(ContainerError::NoResults { said: reason }),
             (other, _) => Err(ContainerError::Protocol {
-                said: format!("{other:?} for results"),
+                said: format!("`{other}` for results"),
             }),
         }
     }

@@ -88,7 +88,7 @@ impl Dialled {
                 expected: VERSION,
             }),
             (event, _) => Err(ContainerError::Protocol {
-                said: format!("{event:?} as a greeting"),
+                said: format!("`{event}` as a greeting"),
             }),
         }
     }

@@ -9,6 +9,7 @@ use service_kit::Chain;
 use tracing::error;
 use units::{Amount, UserName};
 
+use super::listing::Listing;
 use super::mirror;
 use super::outbox::Payout;
 use super::wallet::{Address, Deposit, PaymentId, Route, Wallet, WalletError};
@@ -101,9 +102,10 @@ impl Auditor {
                 name: SENT,
                 ok: forgotten.is_empty(),
                 detail: format!(
-                    "the last {} looked for, missing: {forgotten:?} (never sent again by themselves: look for their \
-                     transactions on the chain first)",
-                    sent.len()
+                    "the last {} looked for, missing: {} (never sent again by themselves: look for their transactions on \
+                     the chain first)",
+                    sent.len(),
+                    Listing(&forgotten)
                 ),
             },
         ];
@@ -181,7 +183,11 @@ fn replay(proof: &Proof) -> Check {
     Check {
         name: "I2 balances equal the replayed transfers",
         ok: wrong.is_empty() && proof.accounts.len() == proof.replayed.len(),
-        detail: format!("{} transfers, accounts that differ: {wrong:?}", proof.transfers),
+        detail: format!(
+            "{} transfers, accounts that differ: {}",
+            proof.transfers,
+            Listing(&wrong)
+        ),
     }
 }
 
@@ -201,8 +207,9 @@ fn charges(proof: &Proof) -> Check {
         name: "I4 every closed session cost its price times its CPU time",
         ok: proof.mischarged.is_empty(),
         detail: format!(
-            "{} closed sessions, wrong: {:?}",
-            proof.closed_sessions, proof.mischarged
+            "{} closed sessions, wrong: {}",
+            proof.closed_sessions,
+            Listing(&proof.mischarged)
         ),
     }
 }
@@ -230,7 +237,11 @@ fn grants(desk: &Desk) -> Check {
     Check {
         name: "I5 grants are covered by balance and debt limit",
         ok: over.is_empty(),
-        detail: format!("{granted} GRC granted, over: {over:?}, being given back: {waiting:?}"),
+        detail: format!(
+            "{granted} GRC granted, over: {}, being given back: {}",
+            Listing(&over),
+            Listing(&waiting)
+        ),
     }
 }
 
@@ -259,8 +270,9 @@ fn on_chain(credited: &[TransferId], deposits: &[(UserName, Deposit)], confirmat
         name: DEPOSITS,
         ok: missing.is_empty(),
         detail: format!(
-            "{} credited, {confirmed} confirmed on the chain, missing there: {missing:?}",
-            credited.len()
+            "{} credited, {confirmed} confirmed on the chain, missing there: {}",
+            credited.len(),
+            Listing(&missing)
         ),
     }
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use units::{Amount, UserName};
 
 use super::audit::Check;
+use super::listing::Listing;
 use super::outbox::{PayoutState, Purpose};
 use super::wallet::Deposit;
 use crate::bank::{Bank, FEE_RESERVE};
@@ -91,7 +92,7 @@ pub fn judge(
         let settled = held.saturating_sub(lead.get(user).copied().unwrap_or_default());
         if settled < *least || settled > *most {
             wrong.push(format!(
-                "{user}: wallet {settled} GRC, ledger {least} to {most} GRC"
+                "{user} (wallet {settled} GRC, ledger {least} to {most} GRC)"
             ));
         }
         if settled > *most {
@@ -101,7 +102,7 @@ pub fn judge(
     let check = Check {
         name: ACCOUNTS,
         ok: wrong.is_empty(),
-        detail: format!("{} accounts, wrong: {wrong:?}", expected.len()),
+        detail: format!("{} accounts, wrong: {}", expected.len(), Listing(&wrong)),
     };
     Judgement { check, excess }
 }

@@ -8,6 +8,7 @@ pub mod audit;
 pub mod deposit;
 pub mod fake;
 pub mod gridcoin;
+mod listing;
 pub mod mirror;
 pub mod outbox;
 pub mod payout;

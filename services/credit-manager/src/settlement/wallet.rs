@@ -158,7 +158,7 @@ pub struct Payment {
 pub struct PaymentId(String);
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} cannot travel as a wallet comment")]
+#[error("`{0}` cannot travel as a wallet comment")]
 pub struct PaymentIdError(String);
 
 impl PaymentId {

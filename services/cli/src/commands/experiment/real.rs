@@ -23,8 +23,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use units::{Amount, FunctionName, UserName};
 
+use crate::commands::audit::Audit;
 use crate::commands::user;
-use crate::output::Output;
+use crate::output::{Output, Show as _};
 use crate::stack::{Stack, told};
 
 /// Between two looks at a run.
@@ -143,8 +144,8 @@ impl Run<'_> {
             () = interrupted.cancelled() => bail!("interrupted"),
         };
         let mut accounts = self.stack.accounts().await?;
-        let audit = accounts.audit(AuditRequest {}).await.map_err(told)?.into_inner();
-        ensure!(audit.ok, "the audit after the run fails: {:?}", audit.checks);
+        let audit = Audit::from(accounts.audit(AuditRequest {}).await.map_err(told)?.into_inner());
+        ensure!(audit.ok, "the audit after the run fails\n{}", audit.text());
         Ok((began_us, deposits))
     }
 
