@@ -13,6 +13,14 @@ pub fn closest<'a>(wrong: &str, names: impl IntoIterator<Item = &'a str>) -> Opt
     (distance <= DISTANCE_MAX.min(wrong.chars().count() / 2)).then_some(name)
 }
 
+/// The advice for a wrong name: the name that was probably meant, or else `otherwise`.
+pub fn advice<'a>(wrong: &str, names: impl IntoIterator<Item = &'a str>, otherwise: &str) -> String {
+    match closest(wrong, names) {
+        Some(meant) => format!("did you mean `{meant}`?"),
+        None => otherwise.to_owned(),
+    }
+}
+
 /// Edit distance of two short names.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
@@ -46,5 +54,14 @@ mod tests {
         ] {
             assert_eq!(closest(wrong, names), meant, "{wrong}");
         }
+    }
+
+    #[test]
+    fn who_means_nothing_known_is_told_where_to_look() {
+        assert_eq!(
+            advice("sterss", ["stress"], "look there"),
+            "did you mean `stress`?"
+        );
+        assert_eq!(advice("transcode", ["stress"], "look there"), "look there");
     }
 }

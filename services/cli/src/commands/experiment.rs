@@ -6,16 +6,17 @@ mod replay;
 mod run;
 
 use std::fs::{self, File};
-use std::io::BufReader;
+use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use container_manager::recording::{self, Entry};
 use container_manager::scaler::PolicyName;
 use lab::experiment::Experiment;
 use lab::plot;
 use serde::Serialize;
+use service_kit::spelling;
 
 use crate::output::{Output, Show, columns};
 
@@ -125,18 +126,25 @@ fn list(args: &ListArgs, output: Output) -> anyhow::Result<()> {
 
 /// Every experiment of a folder with its name, in the order of names.
 fn all(experiments: &Path) -> anyhow::Result<Vec<(String, Experiment)>> {
-    let failed = || format!("failed to list `{}`", experiments.display());
-    let mut found = Vec::new();
-    for entry in fs::read_dir(experiments).with_context(failed)? {
-        let folder = entry.with_context(failed)?;
-        let path = folder.path().join(FILE);
-        if path.is_file() {
-            let name = folder.file_name().to_string_lossy().into_owned();
-            found.push((name, Experiment::read(&path)?));
+    let names = names(experiments).with_context(|| format!("failed to list `{}`", experiments.display()))?;
+    let read = |name: String| {
+        let experiment = Experiment::read(&experiments.join(&name).join(FILE))?;
+        Ok((name, experiment))
+    };
+    names.into_iter().map(read).collect()
+}
+
+/// The names of a folder's experiments, in order.
+fn names(experiments: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(experiments)? {
+        let folder = entry?;
+        if folder.path().join(FILE).is_file() {
+            names.push(folder.file_name().to_string_lossy().into_owned());
         }
     }
-    found.sort_by(|(a, _), (b, _)| a.cmp(b));
-    Ok(found)
+    names.sort();
+    Ok(names)
 }
 
 /// An experiment's file, and its name: that of its folder.
@@ -152,12 +160,16 @@ impl Source {
         } else {
             experiments.join(experiment).join(FILE)
         };
-        ensure!(
-            path.is_file(),
-            "no experiment `{}` (hint: `gridfaas experiment list` shows those below `{}`)",
-            experiment.display(),
-            experiments.display()
-        );
+        if !path.is_file() {
+            let wrong = experiment.to_string_lossy();
+            let list = format!(
+                "`gridfaas experiment list` shows those below `{}`",
+                experiments.display()
+            );
+            let names = names(experiments).unwrap_or_default();
+            let advice = spelling::advice(&wrong, names.iter().map(String::as_str), &list);
+            bail!("there is no experiment `{wrong}` (hint: {advice})");
+        }
         let path = std::path::absolute(&path)?;
         let folder = path.parent().and_then(Path::file_name);
         let name = folder.map_or_else(

@@ -20,7 +20,7 @@ use tonic::Code;
 use units::{FunctionName, UserName};
 
 use crate::bucket::ObjectStore;
-use crate::commands::Limit;
+use crate::commands::{Limit, find_function};
 use crate::local_file::LocalFile;
 use crate::output::{Output, Show, pairs};
 use crate::stack::{Stack, told};
@@ -297,6 +297,9 @@ async fn start(name: &FunctionName, stack: &Stack, output: Output) -> anyhow::Re
 }
 
 async fn delete(args: DeleteArgs, stack: &Stack, output: Output) -> anyhow::Result<()> {
+    if !args.bucket {
+        find_function(&args.name, stack).await?;
+    }
     let request = DeleteFunctionRequest {
         name: args.name.to_string(),
     };
@@ -316,6 +319,7 @@ async fn delete(args: DeleteArgs, stack: &Stack, output: Output) -> anyhow::Resu
 }
 
 async fn set(args: SetArgs, stack: &Stack, output: Output) -> anyhow::Result<()> {
+    find_function(&args.name, stack).await?;
     let request = UpdateFunctionRequest {
         name: args.name.into(),
         max_spend_halfords_per_hour: Some(args.max_spend.halfords()),

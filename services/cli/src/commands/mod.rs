@@ -91,12 +91,12 @@ async fn find_function(name: &FunctionName, stack: &Stack) -> anyhow::Result<Fun
         return Ok(functions.swap_remove(found).into());
     }
     let names = functions.iter().map(|function| function.name.as_str());
-    match spelling::closest(name.as_str(), names) {
-        Some(meant) => bail!("no function `{name}` (hint: did you mean `{meant}`?)"),
-        None => bail!(
-            "no function `{name}` (hint: `gridfaas function list` shows what there is, `gridfaas function create` makes one)"
-        ),
-    }
+    let advice = spelling::advice(
+        name.as_str(),
+        names,
+        "`gridfaas function list` shows what there is, `gridfaas function create` makes one",
+    );
+    bail!("there is no function `{name}` (hint: {advice})")
 }
 
 /// For amounts where none at all makes no sense.

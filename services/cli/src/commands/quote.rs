@@ -7,6 +7,7 @@ use proto::credit::v1::{QuoteEstimate, QuoteRequest, QuoteResponse};
 use serde::Serialize;
 use units::{Amount, CpuTime, FunctionName};
 
+use crate::commands::find_function;
 use crate::local_file::LocalFile;
 use crate::output::{Output, Show, columns};
 use crate::stack::{Stack, told};
@@ -104,6 +105,7 @@ impl Show for Quote {
 
 pub(crate) async fn run(args: QuoteArgs, stack: &Stack, output: Output) -> anyhow::Result<()> {
     let file = LocalFile::find(&args.file)?;
+    find_function(&args.function, stack).await?;
     let request = QuoteRequest {
         function: args.function.into(),
         input_bytes: file.bytes,

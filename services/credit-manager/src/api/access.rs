@@ -16,7 +16,6 @@ use units::UserName;
 
 use super::accounts::optional;
 use super::status::from_command;
-use crate::bank::BankError;
 use crate::writer::Writer;
 
 /// Ten years: whoever wants more does not want a token that expires.
@@ -47,10 +46,7 @@ pub struct AccessApi {
 impl AccessApi {
     async fn check_user(&self, user: &UserName) -> Result<(), Status> {
         let user = user.clone();
-        let known = self.writer.call(move |desk| match desk.bank.has_user(&user) {
-            true => Ok(()),
-            false => Err(BankError::UnknownUser(user).into()),
-        });
+        let known = self.writer.call(move |desk| Ok(desk.bank.check_user(&user)?));
         known.await.map_err(|err| from_command(&err))
     }
 

@@ -26,7 +26,7 @@ pub(super) fn from_command(err: &CommandError) -> Status {
 
 fn bank_code(err: &BankError) -> Code {
     match err {
-        BankError::UnknownUser(_)
+        BankError::UnknownUser { .. }
         | BankError::UnknownFunction(_)
         | BankError::UnknownSession(_)
         | BankError::UnknownPayment(_) => Code::NotFound,

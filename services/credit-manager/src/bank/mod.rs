@@ -13,6 +13,7 @@ mod users;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use service_kit::spelling;
 use tokio::time::Instant;
 use units::{Amount, FunctionName, SessionId, TaskId, Timestamp, UserName};
 
@@ -72,8 +73,8 @@ pub struct Effects {
 /// Why a command changed nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum BankError {
-    #[error("there is no user `{0}` (hint: `gridfaas user list` shows who there is)")]
-    UnknownUser(UserName),
+    #[error("there is no user `{user}` (hint: {advice})")]
+    UnknownUser { user: UserName, advice: String },
     #[error("there is a user `{0}` already")]
     UserExists(UserName),
     #[error("there is no function `{0}` (hint: `gridfaas function list` shows what there is)")]
@@ -217,9 +218,16 @@ impl Bank {
     }
 
     fn user(&self, name: &UserName) -> Result<&UserState, BankError> {
-        self.users
-            .get(name)
-            .ok_or_else(|| BankError::UnknownUser(name.clone()))
+        self.users.get(name).ok_or_else(|| self.unknown_user(name))
+    }
+
+    /// Names another user, so it is for those who may know every user.
+    fn unknown_user(&self, name: &UserName) -> BankError {
+        let names = self.users.keys().map(UserName::as_str);
+        BankError::UnknownUser {
+            user: name.clone(),
+            advice: spelling::advice(name.as_str(), names, "`gridfaas user list` shows who there is"),
+        }
     }
 
     /// What a user owns, all reported usage included.

@@ -45,6 +45,11 @@ impl Bank {
         self.users.contains_key(name)
     }
 
+    /// Errors if there is no such user.
+    pub fn check_user(&self, name: &UserName) -> Result<(), BankError> {
+        self.user(name).map(drop)
+    }
+
     pub fn create_user(&mut self, user: User) -> Result<UserView, BankError> {
         if self.has_user(&user.name) {
             return Err(BankError::UserExists(user.name));
@@ -62,10 +67,9 @@ impl Bank {
 
     /// Changes what the patch sets; live sessions keep the price and billing they were opened with.
     pub fn update_user(&mut self, name: &UserName, patch: &SettingsPatch) -> Result<UserView, BankError> {
-        let state = self
-            .users
-            .get_mut(name)
-            .ok_or_else(|| BankError::UnknownUser(name.clone()))?;
+        let Some(state) = self.users.get_mut(name) else {
+            return Err(self.unknown_user(name));
+        };
         let settings = state.user.settings.patched(patch);
         check_spending(patch.max_spend.flatten(), &settings)?;
         if settings != state.user.settings {
@@ -172,10 +176,9 @@ impl Bank {
     ) -> Result<Function, BankError> {
         let mut function = self.function(name)?.clone();
         let owner = function.user.clone();
-        let state = self
-            .users
-            .get_mut(&owner)
-            .ok_or_else(|| BankError::UnknownUser(owner.clone()))?;
+        let Some(state) = self.users.get_mut(&owner) else {
+            return Err(self.unknown_user(&owner));
+        };
         check_spending(max_spend, &state.user.settings)?;
         if function.max_spend != max_spend {
             function.max_spend = max_spend;
