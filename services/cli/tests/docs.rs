@@ -36,19 +36,37 @@ fn between<'a>(text: &'a str, open: &'a str, close: char) -> impl Iterator<Item 
         .filter_map(move |rest| Some(rest.split_once(close)?.0))
 }
 
+/// Whether a heading of a page is linked to by this name: lower case, `-` for a space, no punctuation.
+fn has_section(page: &Path, section: &str) -> bool {
+    let text = std::fs::read_to_string(page).unwrap();
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    let mut names = headings.map(|heading| {
+        let heading = heading.trim_start_matches('#').trim().to_lowercase();
+        let kept = heading
+            .chars()
+            .filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
+        kept.map(|c| if c == ' ' { '-' } else { c }).collect::<String>()
+    });
+    names.any(|name| name == section)
+}
+
 #[test]
-fn every_link_between_pages_leads_to_a_file() {
+fn every_link_between_pages_leads_somewhere() {
     let pages = files(&root(), ".md");
     assert!(pages.len() > 20, "{pages:?}");
     for page in pages {
         let text = std::fs::read_to_string(&page).unwrap();
         for link in between(&text, "](", ')') {
-            let file = link.split('#').next().unwrap();
-            if file.is_empty() || file.contains("://") {
+            if link.contains("://") {
                 continue;
             }
-            let there = page.parent().unwrap().join(file).exists();
-            assert!(there, "{}: `{link}` leads nowhere", page.display());
+            let (file, section) = link.split_once('#').unwrap_or((link, ""));
+            let target = match file {
+                "" => page.clone(),
+                file => page.parent().unwrap().join(file),
+            };
+            let is_there = target.exists() && (section.is_empty() || has_section(&target, section));
+            assert!(is_there, "{}: `{link}` leads nowhere", page.display());
         }
     }
 }
