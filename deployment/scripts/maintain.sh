@@ -44,7 +44,7 @@ back_up() {
     run operator --quiet ledger backup "$backup/ledger.db" >&2
     run gridfaas ledger verify "$backup/ledger.db" >&2
   fi
-  say "backed up to $backup"
+  [ -n "$DRY_RUN" ] || say "backed up to $backup"
 }
 
 upgrade() {
