@@ -17,7 +17,7 @@ use crate::store::StoreError;
 
 /// How often `status/balance.json` is written while anything runs.
 const BALANCE_PAUSE: Duration = Duration::from_secs(3);
-/// Before that, a task's own requests go first.
+/// From the beginning of work to the first time: the first task's own requests go before.
 const BALANCE_DELAY: Duration = Duration::from_millis(100);
 /// More than any alert has.
 const ALERT_BYTES_MAX: u64 = 64 << 10;

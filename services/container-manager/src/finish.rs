@@ -79,12 +79,12 @@ pub async fn finish(node: &Node, attempt: Attempt, object: Option<&Head>) -> Att
         .notify(|err, _| warn!(error = %Chain(err), "results not published, will retry"))
         .await;
     if let Err(PublishError::Credit(err)) = published {
-        return void(node, attempt.clone(), licence, run, ending, &err).await;
+        return void(node, attempt, licence, run, ending, &err).await;
     }
     if let Err(err) = published {
         error!(session = %attempt.session, error = %Chain(&err), "results cannot be published");
     }
-    over(node, attempt.clone(), licence, run, ending, bill).await
+    over(node, attempt, licence, run, ending, bill).await
 }
 
 /// Its lease ran out, or was never given: nothing of it may be seen, and the object is not ours to move.

@@ -52,13 +52,13 @@ impl Spool {
         self.folder.join("exit.json")
     }
 
-    /// One file a result, named by its number in [`Spool::names`]. Like that, it is there only if there are results: a file
-    /// system may search long for a free inode where many were freed lately.
+    /// One file a result, named by its number in [`Spool::names`]. Both are there only if there are results: a file system may
+    /// search long for a free inode where many were freed lately.
     pub fn results(&self) -> PathBuf {
         self.folder.join("results")
     }
 
-    /// The results' names as a JSON list: names are data here, never paths.
+    /// The names of the results, if there are any, as a JSON list: names are data here, never paths.
     pub fn names(&self) -> PathBuf {
         self.folder.join("results.json")
     }
